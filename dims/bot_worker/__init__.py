@@ -1,0 +1,1 @@
+"""One bot in one process: Telethon client, session, handlers, health."""

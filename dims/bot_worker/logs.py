@@ -1,0 +1,138 @@
+"""A worker's log: one JSON object a line, rotated by size, without secrets.
+
+Descriptors 1 and 2 point at the same file (the zygote opened it), so prints of bot code and stack
+dumps land there too. Rotation renames and reopens, and points the descriptors at the new file.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from dims.layout import PRIVATE_FILE
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+
+class Redactor:
+    """Replaces secrets in texts."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._secrets = sorted(secrets, key=len, reverse=True)
+
+    def clean(self, text: str) -> str:
+        """The text with every secret replaced by `***`."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class JsonFormatter(logging.Formatter):
+    """`at` (UTC), `level`, `bot`, `logger`, `message`, `error`, and extra fields."""
+
+    def __init__(self, bot: str, redactor: Redactor) -> None:
+        super().__init__()
+        self._bot = bot
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line without line break."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "at": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "bot": self._bot,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
+        if record.exc_info:
+            line["error"] = "".join(traceback.format_exception(*record.exc_info))
+        return self._redactor.clean(json.dumps(line, ensure_ascii=False, default=str))
+
+
+class RotatingLog(logging.Handler):
+    """Appends to descriptor 2; once the file is full, renames it to `.1` and so on."""
+
+    def __init__(self, path: Path, limit_bytes: int, files: int) -> None:
+        super().__init__()
+        self._path = path
+        self._limit_bytes = limit_bytes
+        self._files = files
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record; an error of the disk is reported the way logging reports it."""
+        try:
+            os.write(2, (self.format(record) + "\n").encode("utf-8", "replace"))
+            self.rotate_if_full()
+        except (OSError, ValueError, TypeError):
+            self.handleError(record)
+
+    def rotate_if_full(self) -> None:
+        """Rotates a full file; called now and then too, because prints pass this handler by."""
+        if os.fstat(2).st_size > self._limit_bytes:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        self._numbered(self._files).unlink(missing_ok=True)
+        for number in range(self._files - 1, 0, -1):
+            older = self._numbered(number)
+            if older.exists():
+                older.replace(self._numbered(number + 1))
+        if self._path.exists():
+            self._path.replace(self._numbered(1))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, PRIVATE_FILE)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def dump_stacks_on_signal() -> None:
+    """SIGUSR1 writes the stacks of all threads to the log; the process goes on."""
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=False)
+
+
+def log_to_file(
+    bot: str, path: Path, secrets: tuple[str, ...], limits: tuple[int, int]
+) -> RotatingLog:
+    """All loggers write to the bot's file; `limits` is (bytes per file, older files kept)."""
+    log = RotatingLog(path, *limits)
+    _install(log, bot, secrets)
+    return log
+
+
+def log_to_terminal(bot: str, secrets: tuple[str, ...]) -> None:
+    """All loggers write to standard error, for `dims run`."""
+    handler = logging.StreamHandler(sys.stderr)
+    redactor = Redactor(secrets)
+    _install(handler, bot, secrets)
+    handler.setFormatter(_Plain(redactor))
+
+
+class _Plain(logging.Formatter):
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redactor.clean(super().format(record))
+
+
+def _install(handler: logging.Handler, bot: str, secrets: tuple[str, ...]) -> None:
+    handler.setFormatter(JsonFormatter(bot, Redactor(secrets)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    # Telethon tells of each connection and disconnection: the supervisor's events say it better.
+    logging.getLogger("telethon").setLevel(logging.WARNING)

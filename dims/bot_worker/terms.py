@@ -1,0 +1,80 @@
+"""What a worker is told when it is welcomed. A frozen value; its repr shows no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Durations in seconds, sizes in bytes; see docs/configuration.md."""
+
+    start_timeout_s: float
+    heartbeat_s: float
+    health_timeout_s: float
+    drain_timeout_s: float
+    flood_sleep_s: int
+    log_bytes: int
+    log_files: int
+    handlers_at_once: int
+    open_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One bot's identity, secrets, server, code and limits."""
+
+    bot: str
+    token: str = field(repr=False)
+    api_id: int = field(repr=False)
+    api_hash: str = field(repr=False)
+    host: str
+    port: int
+    dc: int
+    public_key: str | None = field(repr=False)
+    proxy: str | None = field(repr=False)
+    sandbox: bool
+    handlers: str
+    directory: Path
+    admins: tuple[int | str, ...]
+    settings: Mapping[str, Any] = field(repr=False)
+    limits: Limits
+    session: Path
+    lease: Path
+    log: Path
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must appear in no log."""
+        candidates = (self.token, self.token.partition(":")[2], self.api_hash, self.proxy or "")
+        # A short text such as the sandbox's "sandbox" is no secret and would blank out words.
+        return tuple(text for text in candidates if len(text) >= 16)
+
+
+def read_terms(wire: Mapping[str, Any]) -> Terms:
+    """The terms in a welcome; raises KeyError or TypeError when a field is missing or wrong."""
+    server, limits = wire["server"], wire["limits"]
+    names = Limits.__slots__
+    return Terms(
+        bot=wire["bot"],
+        token=wire["token"],
+        api_id=wire["api_id"],
+        api_hash=wire["api_hash"],
+        host=server["host"],
+        port=server["port"],
+        dc=server["dc"],
+        public_key=server["public_key"],
+        proxy=wire["proxy"],
+        sandbox=wire["sandbox"],
+        handlers=wire["handlers"],
+        directory=Path(wire["directory"]),
+        admins=tuple(wire["admins"]),
+        settings=wire["settings"],
+        limits=Limits(**{name: limits[name] for name in names}),
+        session=Path(wire["session"]),
+        lease=Path(wire["lease"]),
+        log=Path(wire["log"]),
+    )

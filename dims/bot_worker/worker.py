@@ -1,0 +1,303 @@
+"""One bot's process from hello to last will. Joins client, handlers, health, log and brain.
+
+Start-up, serving and leaving each have one function; why a worker leaves is a `Failure`, or None
+when it was told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from telethon import functions
+
+from dims.bot_worker import handlers, logs
+from dims.bot_worker.client import build_client, check_health, sign_in
+from dims.bot_worker.context import BotContext
+from dims.bot_worker.failures import (
+    CRASH,
+    DEAF,
+    NEEDS_OPERATOR,
+    NETWORK,
+    RECYCLE,
+    Failure,
+    WorkerFailedError,
+    classify,
+)
+from dims.bot_worker.lease import Lease
+from dims.bot_worker.memory import unshared_bytes
+from dims.bot_worker.session import FileSession
+from dims.bot_worker.terms import Terms, read_terms
+from dims.bot_worker.updates import UpdateTracker
+from dims.errors import AlreadyRunningError
+from dims.ipc.membership import Membership
+
+ORPHAN_LIMIT_S = 3600.0
+"""Without any brain for this long a worker drains and leaves."""
+HEALTH_EVERY_S = 60.0
+"""Between two health requests; Telethon itself pings every 60 s."""
+MEMORY_EVERY = 6
+"""Heartbeats between two readings of memory, each of which walks all mappings."""
+WILL_CODE = 75
+"""Exit code after a last will (EX_TEMPFAIL of sysexits.h)."""
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs one bot. `bond` is its place in a fleet, or None under `dims run`."""
+
+    def __init__(self, terms: Terms, incarnation: int, bond: Membership | None) -> None:
+        self._terms = terms
+        self._incarnation = incarnation
+        self._bond = bond
+        self._leaving: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        account = terms.token.partition(":")[0]
+        self._lease = Lease(terms.lease, f"{terms.host}:{terms.port}", account)
+        self._trouble = ""
+        self._module: ModuleType | None = None
+        self.rotating: logs.RotatingLog | None = None
+
+    def leave(self, failure: Failure | None) -> None:
+        """Ends the worker: gently, and with a last will when there is a failure."""
+        if not self._leaving.done():
+            self._leaving.set_result(failure)
+
+    async def run(self) -> Failure | None:
+        """Runs until told to leave or until something fails; returns why."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.leave, None)
+        failure: Failure | None = None
+        try:
+            failure = await self._run()
+        except Exception as error:
+            # Anything that escapes start-up or serving is a reason to leave, and must be said.
+            failure = classify(error)
+            if failure.kind == CRASH:
+                _log.exception("the worker failed")
+        if failure is not None:
+            _log.error("leaves: %s", failure.reason)
+            if self._bond is not None:
+                self._bond.last_will(failure.kind, failure.reason, failure.retry_after_s)
+        return failure
+
+    async def _run(self) -> Failure | None:
+        terms = self._terms
+        try:
+            await self._lease.take(terms.bot)
+        except AlreadyRunningError as error:
+            raise WorkerFailedError(Failure(CRASH, f"{error} ({error.hint})")) from error
+        self._module = handlers.load_module(terms.handlers, terms.directory)
+        session = FileSession(terms.session)
+        client = build_client(terms, session)
+        tracker = UpdateTracker(client, session, terms.limits.handlers_at_once)
+        bot = BotContext(
+            terms.bot,
+            client=client,
+            settings=terms.settings,
+            admins=terms.admins,
+            incarnation=self._incarnation,
+            leave=self._recycle,
+        )
+        for function, builder in handlers.registered(self._module):
+            client.add_event_handler(function, builder)
+        try:
+            await self._start(client, session, tracker, bot)
+            return await self._serve(client, tracker)
+        finally:
+            await self._stop(client, tracker, bot)
+            session.save()
+
+    async def _start(
+        self, client: Any, session: FileSession, tracker: UpdateTracker, bot: BotContext
+    ) -> None:
+        stored = session.get_update_state(0)
+        if stored is not None:
+            tracker.start_from(stored)
+        login = asyncio.ensure_future(sign_in(client, self._terms))
+        await asyncio.wait((login, self._leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not login.done():
+            login.cancel()
+            await asyncio.gather(login, return_exceptions=True)
+            return
+        login.result()
+        if stored is None:
+            tracker.start_from(await client(functions.updates.GetStateRequest()))
+        session.save()
+        await self._call_setup(bot)
+        if self._bond is not None:
+            self._bond.ready({})
+            self._beat(tracker, 0.0, unshared_bytes())
+
+    async def _call_setup(self, bot: BotContext) -> None:
+        if self._module is None:
+            return
+        try:
+            async with asyncio.timeout(self._terms.limits.start_timeout_s):
+                await handlers.call_hook(self._module, "setup", bot)
+        except (WorkerFailedError, ConnectionError, TimeoutError):
+            raise
+        except Exception as error:
+            # The bot's own code: restarting cannot mend it, a change of the file can.
+            _log.exception("setup() failed")
+            what = f"setup() of {self._terms.handlers!r} raised {type(error).__name__}: {error}"
+            raise WorkerFailedError(Failure(NEEDS_OPERATOR, what)) from error
+
+    async def _serve(self, client: Any, tracker: UpdateTracker) -> Failure | None:
+        """Until told to leave, disconnected for good, or unhealthy."""
+        beats = asyncio.ensure_future(self._keep_beating(tracker))
+        health = asyncio.ensure_future(self._keep_checking(client))
+        lost = asyncio.ensure_future(_until_disconnected(client))
+        watched = (self._leaving, beats, health, lost)
+        try:
+            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (beats, health, lost):
+                task.cancel()
+            await asyncio.gather(beats, health, lost, return_exceptions=True)
+        if self._leaving in done:
+            return self._leaving.result()
+        if health in done:
+            return health.result()
+        if beats in done:
+            return beats.result()
+        lost.result()
+        return Failure(NETWORK, "the connection to Telegram is lost, and reconnecting failed")
+
+    async def _keep_beating(self, tracker: UpdateTracker) -> Failure | None:
+        """Heartbeats with loop lag and memory; ends only when no brain has come for too long."""
+        loop = asyncio.get_running_loop()
+        count = 0
+        memory = None
+        while True:
+            expected_s = loop.time() + self._terms.limits.heartbeat_s
+            await asyncio.sleep(self._terms.limits.heartbeat_s)
+            lag_s = max(0.0, loop.time() - expected_s)
+            if count % MEMORY_EVERY == 0:
+                memory = unshared_bytes()
+            count += 1
+            self._beat(tracker, lag_s, memory)
+            if self.rotating is not None:
+                self.rotating.rotate_if_full()
+            alone_s = self._bond.alone_since_s if self._bond is not None else None
+            if alone_s is not None and loop.time() - alone_s > ORPHAN_LIMIT_S:
+                return Failure(RECYCLE, "no brain came back")
+
+    def _beat(self, tracker: UpdateTracker, lag_s: float, memory: int | None) -> None:
+        if self._bond is None:
+            return
+        readings = {
+            "loop_lag_s": round(lag_s, 4),
+            "unshared_bytes": memory,
+            "updates": tracker.seen,
+            "trouble": self._trouble,
+        }
+        self._bond.heartbeat(readings)
+
+    async def _keep_checking(self, client: Any) -> Failure:
+        """Health requests; the first failed one is trouble, the second the end."""
+        misses = 0
+        while True:
+            await asyncio.sleep(HEALTH_EVERY_S if not misses else 1.0)
+            try:
+                await check_health(client, self._terms.limits.health_timeout_s)
+            except TimeoutError:
+                misses += 1
+                self._trouble = "Telegram does not answer"
+                if misses > 1:
+                    return Failure(DEAF, "connected, but Telegram does not answer")
+            except ConnectionError as error:
+                # Telethon reconnects by itself; when it gives up, `disconnected` says so.
+                misses += 1
+                self._trouble = f"no connection: {error}"
+            except Exception as error:
+                # Auth errors show here and nowhere else: classified, they end the worker.
+                return classify(error)
+            else:
+                misses, self._trouble = 0, ""
+
+    async def _stop(self, client: Any, tracker: UpdateTracker, bot: BotContext) -> None:
+        """Takes nothing new, finishes what is in hand within the limit, disconnects."""
+        limit_s = self._terms.limits.drain_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                if client.is_connected():
+                    await _stop_updates(client)
+                    await tracker.drained()
+                    if self._module is not None:
+                        await handlers.call_hook(self._module, "teardown", bot)
+        except TimeoutError:
+            _log.warning("handlers still ran after %g s", limit_s)
+        except Exception:
+            # teardown() is the bot's own code; leaving must not fail on it.
+            _log.exception("teardown() failed")
+        tracker.close()
+        try:
+            async with asyncio.timeout(limit_s):
+                await client.disconnect()
+        except TimeoutError:
+            _log.warning("disconnecting took longer than %g s", limit_s)
+        self._lease.release()
+
+    def _recycle(self, reason: str) -> None:
+        self.leave(Failure(RECYCLE, reason))
+
+
+async def _until_disconnected(client: Any) -> None:
+    """Returns or raises when Telethon has given the connection up."""
+    await client.disconnected
+
+
+async def _stop_updates(client: Any) -> None:
+    """New updates wait at Telegram for the next incarnation, which catches up on them."""
+    for callback, builder in client.list_event_handlers():
+        client.remove_event_handler(callback, builder)
+    await asyncio.sleep(0)
+
+
+def run_forked(order: Mapping[str, Any]) -> int:
+    """Runs in a child of the zygote; returns the exit code. `order` has no secrets."""
+    logs.dump_stacks_on_signal()
+    return asyncio.run(_run_in_fleet(order))
+
+
+async def _run_in_fleet(order: Mapping[str, Any]) -> int:
+    incarnation = int(order["incarnation"])
+    worker: Worker | None = None
+
+    def heed(kind: str, _body: Mapping[str, Any]) -> None:
+        if kind == "leave":
+            if worker is None:
+                # Nobody expects us and we hold nothing yet.
+                os._exit(0)
+            worker.leave(None)
+
+    bond = Membership(str(order["socket"]), str(order["unit"]), incarnation, heed)
+    terms = read_terms(await bond.join())
+    limits = terms.limits
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (limits.open_files, max(limits.open_files, _hard_files()))
+    )
+    rotating = logs.log_to_file(
+        terms.bot, terms.log, terms.secrets, (limits.log_bytes, limits.log_files)
+    )
+    worker = Worker(terms, incarnation, bond)
+    worker.rotating = rotating
+    started_s = time.monotonic()
+    _log.info("starts", extra={"incarnation": incarnation, "pid": os.getpid()})
+    failure = await worker.run()
+    _log.info("ends", extra={"after_s": round(time.monotonic() - started_s, 3)})
+    await bond.leave()
+    return WILL_CODE if failure is not None else 0
+
+
+def _hard_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

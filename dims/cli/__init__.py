@@ -1,0 +1,1 @@
+"""The `dims` command: parse, ask over the control socket, render."""

@@ -1,0 +1,93 @@
+"""`dims run BOT`: one bot right here, for writing and debugging its code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+
+from dims.bot_worker.run import run_in_foreground
+from dims.cli.launch import scrubbed
+from dims.cli.where import Where, located
+from dims.config import Config, ServerKind, load_config, read_environment
+from dims.errors import NotRunningError, ServiceError
+from dims.ipc.client import ControlClient
+from dims.supervisor.units import (
+    TelegramAddress,
+    configured_address,
+    sandbox_address,
+    worker_terms,
+)
+
+SANDBOX_WITHIN_S = 20.0
+
+
+@click.command()
+@located
+@click.argument("bot")
+def run(place: Where, bot: str) -> None:
+    """Run BOT in this process until Ctrl-C: no supervisor, no restarts, log on the terminal."""
+    config = load_config(place.config, read_environment(place.config, os.environ))
+    settings = config.bot(bot)
+    place.layout.make()
+    token = settings.token.get_secret_value() if settings.token else None
+    with contextlib.ExitStack() as stack:
+        address = configured_address(config)
+        if address is None:
+            address, token = stack.enter_context(_in_sandbox(place, config, bot, token))
+        mark = "SANDBOX  " if config.telegram.server.kind is ServerKind.SANDBOX else ""
+        click.echo(f"{mark}runs {bot} here; Ctrl-C ends", err=True)
+        run_in_foreground(worker_terms(config, place.layout, settings, address, token or ""))
+
+
+@contextlib.contextmanager
+def _in_sandbox(
+    place: Where, config: Config, bot: str, token: str | None
+) -> Iterator[tuple[TelegramAddress, str]]:
+    """The address and the bot's token in the running sandbox, or in one of our own."""
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(place.sandbox())
+        except NotRunningError:
+            stack.enter_context(_own_sandbox(place, config))
+            client = stack.enter_context(place.sandbox())
+        body = {"name": bot} if token is None else {"name": bot, "token": token}
+        made = client.request("bot.create", body)
+        yield sandbox_address(_address(client)), made["token"]
+
+
+def _address(client: ControlClient) -> dict[str, object]:
+    address: dict[str, object] = client.request("status")["address"]
+    return address
+
+
+@contextlib.contextmanager
+def _own_sandbox(place: Where, config: Config) -> Iterator[None]:
+    """A sandbox that lives as long as this command."""
+    place.layout.make_runtime()
+    reading, writing = os.pipe()
+    argv = [
+        *(sys.executable, "-m", "dims.sandbox"),
+        *("--dir", str(place.layout.sandbox), "--control", str(place.layout.sandbox_socket)),
+        *("--port", str(config.telegram.sandbox_port), "--ready-fd", str(writing)),
+        *("--log-level", "WARNING"),
+    ]
+    process = subprocess.Popen(
+        argv, env=scrubbed(os.environ), pass_fds=(writing,), start_new_session=True
+    )
+    os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as ready:
+            if not ready.read():
+                code = process.wait(SANDBOX_WITHIN_S)
+                raise ServiceError(f"the sandbox left at once, exit code {code}")
+        yield
+    finally:
+        process.terminate()
+        process.wait(SANDBOX_WITHIN_S)
+        with contextlib.suppress(OSError):
+            place.layout.runtime.rmdir()

@@ -1,0 +1,39 @@
+"""bots.yaml and the environment, validated once into frozen models: the whole of the public API.
+
+Knows Telegram's server addresses and what a bot may say about itself; knows no process, no
+socket and no Telethon. The work is done in `dims.configuration`; import from here.
+"""
+
+from __future__ import annotations
+
+from dims.configuration.handlers import check_handlers_source
+from dims.configuration.masking import masked
+from dims.configuration.models import (
+    BotSettings,
+    Config,
+    DefaultSettings,
+    FleetSettings,
+    LimitSettings,
+    RestartSettings,
+    ServerKind,
+    ServerSettings,
+    TelegramSettings,
+)
+from dims.configuration.reading import load_config, read_environment, referenced_variables
+
+__all__ = [
+    "BotSettings",
+    "Config",
+    "DefaultSettings",
+    "FleetSettings",
+    "LimitSettings",
+    "RestartSettings",
+    "ServerKind",
+    "ServerSettings",
+    "TelegramSettings",
+    "check_handlers_source",
+    "load_config",
+    "masked",
+    "read_environment",
+    "referenced_variables",
+]

@@ -1,0 +1,253 @@
+"""What a valid configuration is: frozen models, their ranges and their defaults.
+
+Knows neither YAML nor files nor the environment. Durations are in seconds and end in `_s`;
+secrets are `SecretStr`, so that no repr, log or traceback shows them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+
+from dims.configuration.faults import did_you_mean
+from dims.configuration.variables import FromVariable
+from dims.errors import UsageError
+
+WEEK_S = 604_800
+_USERNAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}")
+
+
+def _number(value: object) -> object:
+    """A value that came from ${NAME} is text even where a number is meant: read it as one."""
+    if isinstance(value, FromVariable):
+        for read in (int, float):
+            try:
+                return read(value)
+            except ValueError:
+                continue
+    return value
+
+
+def _plain_text(value: object) -> object:
+    return str(value) if isinstance(value, FromVariable) else value
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _admin(value: object) -> int | str:
+    number = _number(value)
+    if isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**53:
+        return number
+    if isinstance(value, str) and _USERNAME.fullmatch(value):
+        return str(value)
+    raise ValueError("must be a numeric user id such as 123456789 or a username such as '@alice'")
+
+
+Seconds = Annotated[
+    float, Field(gt=0, le=WEEK_S, strict=True, allow_inf_nan=False), BeforeValidator(_number)
+]
+SecondsOrZero = Annotated[
+    float, Field(ge=0, le=WEEK_S, strict=True, allow_inf_nan=False), BeforeValidator(_number)
+]
+Factor = Annotated[
+    float, Field(ge=1, le=100, strict=True, allow_inf_nan=False), BeforeValidator(_number)
+]
+WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_number)]
+Secret = Annotated[SecretStr, Field(min_length=1), BeforeValidator(_plain_text)]
+Admin = Annotated[int | str, BeforeValidator(_admin)]
+
+Admins = Annotated[tuple[Admin, ...], Field(max_length=1_000), BeforeValidator(_tuple)]
+
+
+class Settings(BaseModel):
+    """The base of every section: frozen, closed, and silent about its input in errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
+
+
+class ServerKind(StrEnum):
+    """Which Telegram the fleet talks to."""
+
+    PRODUCTION = "production"
+    TEST = "test"
+    SANDBOX = "sandbox"
+    CUSTOM = "custom"
+
+
+class ServerSettings(Settings):
+    """Where the MTProto server is; address fields are None for the sandbox, which picks its own.
+
+    `public_key_file` holds a PKCS#1 RSA public key; None means Telegram's own keys.
+    """
+
+    kind: ServerKind
+    host: str | None = None
+    port: Annotated[WholeNumber, Field(ge=1, le=65_535)] | None = None
+    dc: Annotated[WholeNumber, Field(ge=1, le=999)] | None = None
+    public_key_file: Path | None = None
+
+    @field_validator("host")
+    @classmethod
+    def _literal(cls, host: str | None) -> str | None:
+        """Telethon keeps the address in its session, which has no room for names."""
+        if host is not None:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                raise ValueError(
+                    "must be an IP address such as 127.0.0.1, because sessions keep no names"
+                ) from None
+        return host
+
+    @classmethod
+    def named(cls, kind: ServerKind) -> Self:
+        """The published server of that kind (my.telegram.org; DC 2 is Telethon's default)."""
+        hosts = {ServerKind.PRODUCTION: "149.154.167.51", ServerKind.TEST: "149.154.167.40"}
+        if kind in hosts:
+            return cls(kind=kind, host=hosts[kind], port=443, dc=2)
+        return cls(kind=kind)
+
+
+class TelegramSettings(Settings):
+    """The connection all bots share; `sandbox_port` 0 lets the sandbox take any free port."""
+
+    server: ServerSettings
+    api_id: Annotated[WholeNumber, Field(ge=1, le=2**31 - 1)] | None = None
+    api_hash: Secret | None = None
+    proxy: Secret | None = None
+    sandbox_port: Annotated[WholeNumber, Field(ge=0, le=65_535)] = 0
+
+
+class RestartSettings(Settings):
+    """When a crashed bot comes back.
+
+    Delays grow from `first_delay_s` by `factor` up to `max_delay_s` and start over after
+    `stable_after_s` of health. More than `max_restarts` crashes within `within_s` turn to
+    one retry every `slow_retry_s`.
+    """
+
+    first_delay_s: SecondsOrZero = 1.0
+    factor: Factor = 2.0
+    max_delay_s: SecondsOrZero = 300.0
+    stable_after_s: SecondsOrZero = 60.0
+    max_restarts: Annotated[WholeNumber, Field(ge=0, le=10_000)] = 5
+    within_s: Seconds = 120.0
+    slow_retry_s: Seconds = 900.0
+
+    @field_validator("max_delay_s")
+    @classmethod
+    def _not_below_first(cls, max_delay_s: float, info: ValidationInfo) -> float:
+        first_delay_s = info.data.get("first_delay_s", 0.0)
+        if max_delay_s < first_delay_s:
+            raise ValueError(
+                f"max_delay_s ({max_delay_s:g}) must not be below first_delay_s ({first_delay_s:g})"
+            )
+        return max_delay_s
+
+
+class LimitSettings(Settings):
+    """What one worker may take: time, log space, handlers in hand, open files."""
+
+    start_timeout_s: Seconds = 60.0
+    heartbeat_s: Seconds = 10.0
+    stuck_after_s: Seconds = 45.0
+    drain_timeout_s: SecondsOrZero = 20.0
+    health_timeout_s: Seconds = 20.0
+    flood_sleep_s: Annotated[WholeNumber, Field(ge=0, le=86_400)] = 5
+    log_bytes: Annotated[WholeNumber, Field(ge=1_024, le=10**12)] = 10_000_000
+    log_files: Annotated[WholeNumber, Field(ge=1, le=100)] = 3
+    handlers_at_once: Annotated[WholeNumber, Field(ge=1, le=100_000)] = 100
+    open_files: Annotated[WholeNumber, Field(ge=64, le=1_048_576)] = 4_096
+
+    @field_validator("stuck_after_s")
+    @classmethod
+    def _above_heartbeat(cls, stuck_after_s: float, info: ValidationInfo) -> float:
+        heartbeat_s = info.data.get("heartbeat_s", 0.0)
+        if stuck_after_s <= heartbeat_s:
+            raise ValueError(
+                f"stuck_after_s ({stuck_after_s:g}) must be above heartbeat_s ({heartbeat_s:g}), "
+                "or every bot would look stuck"
+            )
+        return stuck_after_s
+
+
+class FleetSettings(Settings):
+    """How the supervisor starts many bots; see `Config.cold_login_limit` for None."""
+
+    starts_at_once: Annotated[WholeNumber, Field(ge=1, le=1_000)] = 8
+    cold_logins_per_minute: Annotated[WholeNumber, Field(ge=1, le=100_000)] | None = None
+
+
+class DefaultSettings(Settings):
+    """What a bot gets where it says nothing itself."""
+
+    restart: RestartSettings = Field(default_factory=RestartSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    settings: Mapping[str, JsonValue] = Field(default_factory=dict, repr=False)
+
+
+class BotSettings(DefaultSettings):
+    """One bot, with the defaults already merged in.
+
+    `token` is None only in the sandbox, whose BotFather makes one. `settings` goes to the
+    bot's code as it is; it may hold secrets from ${NAME}, so it stays out of the repr.
+    """
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    token: Secret | None = None
+    handlers: str = Field(min_length=1)
+    admins: Admins = ()
+
+
+class Config(Settings):
+    """The whole of bots.yaml, valid and merged; `directory` is what relative paths start from."""
+
+    path: Path
+    directory: Path
+    telegram: TelegramSettings
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
+    defaults: DefaultSettings = Field(default_factory=DefaultSettings)
+    bots: tuple[BotSettings, ...]
+    sources: Mapping[tuple[str | int, ...], str] = Field(default_factory=dict, repr=False)
+    """Where secrets and values from variables come from, by their path in the file."""
+
+    def bot(self, bot_id: str) -> BotSettings:
+        """The bot of that id, or `UsageError` with the nearest one."""
+        for bot in self.bots:
+            if bot.id == bot_id:
+                return bot
+        known = [bot.id for bot in self.bots]
+        raise UsageError(
+            f"there is no bot '{bot_id}' in {self.path.name}.{did_you_mean(bot_id, known)}",
+            hint=f"known bots: {', '.join(known)}",
+        )
+
+    @property
+    def cold_login_limit(self) -> int | None:
+        """Fresh logins a minute for the whole fleet; None is unlimited.
+
+        Telegram rations them per address: a cautious 20 for its own servers.
+        """
+        if self.fleet.cold_logins_per_minute is not None:
+            return self.fleet.cold_logins_per_minute
+        telegrams_own = self.telegram.server.kind in {ServerKind.PRODUCTION, ServerKind.TEST}
+        return 20 if telegrams_own else None

@@ -1,0 +1,1 @@
+"""Messages between DIMS processes: envelope, framing, channel."""

@@ -1,0 +1,120 @@
+"""Asks a DIMS process over its Unix socket, blocking. For commands: imports no asyncio."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import dims.errors
+from dims.errors import DimsError, NotRunningError, ProtocolError, RefusedError, TimedOutError
+from dims.ipc.envelope import Address, Envelope
+from dims.ipc.framing import FrameDecoder, encode
+from dims.ipc.ids import new_id
+
+READ_BYTES = 65_536
+
+
+class ControlClient:
+    """One connection; requests are answered in order.
+
+    Raises NotRunningError when nobody listens, RefusedError when this user may not connect,
+    TimedOutError when no answer comes within `timeout_s`, and whatever error the other side gave.
+    """
+
+    def __init__(self, path: Path, *, name: str = "cli", timeout_s: float | None = 10.0) -> None:
+        self._path = path
+        self._name = Address(name)
+        self._decoder = FrameDecoder()
+        self._received: list[Envelope] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(str(path))
+        except PermissionError as error:
+            self.close()
+            raise RefusedError(
+                f"{path} belongs to another user", hint="use the user who started it, or root"
+            ) from error
+        except TimeoutError as error:
+            self.close()
+            raise TimedOutError(f"{path} does not accept connections") from error
+        except OSError as error:
+            self.close()
+            raise NotRunningError(f"nobody listens on {path}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; closing twice is fine."""
+        self._socket.close()
+
+    def request(self, kind: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The body of the reply to one request."""
+        request = self._send(kind, body or {})
+        return dict(self._receive(request, ("reply",)).body)
+
+    def stream(self, kind: str, body: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """The bodies of all answers to one request, until the other side ends the stream."""
+        request = self._send(kind, body or {})
+        while (answer := self._receive(request, ("item", "end"))).kind == "item":
+            yield dict(answer.body)
+
+    def _send(self, kind: str, body: Mapping[str, Any]) -> Envelope:
+        request = Envelope(new_id(), kind, self._name, Address("server"), body=body)
+        try:
+            self._socket.sendall(encode(request))
+        except TimeoutError as error:
+            raise TimedOutError(f"{self._path} does not read") from error
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # The server may have said why before it closed: _receive finds that answer.
+            if not self._decoder.pending_bytes and not self._peek():
+                raise NotRunningError(f"{self._path} closed the connection") from error
+        return request
+
+    def _peek(self) -> bool:
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _receive(self, request: Envelope, kinds: tuple[str, ...]) -> Envelope:
+        while True:
+            while self._received:
+                answer = self._received.pop(0)
+                if answer.kind == "error":
+                    raise _error_from(answer.body)
+                if answer.reply_to == request.id and answer.kind in kinds:
+                    return answer
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except TimeoutError as error:
+                raise TimedOutError(f"no answer to {request.kind!r} from {self._path}") from error
+            except ConnectionResetError as error:
+                raise NotRunningError(f"{self._path} closed the connection") from error
+            if not data:
+                self._decoder.finish()
+                raise NotRunningError(f"{self._path} ended before it answered {request.kind!r}")
+            self._received += self._decoder.feed(data)
+
+
+def _error_from(body: Mapping[str, Any]) -> DimsError:
+    """The error that the other side described, as our own type where it is one of ours."""
+    kind = getattr(dims.errors, str(body.get("type")), None)
+    message, hint = str(body.get("message", "unknown error")), str(body.get("hint", ""))
+    if kind is dims.errors.ConfigError:
+        return dims.errors.ConfigError(message.splitlines(), hint=hint)
+    if isinstance(kind, type) and issubclass(kind, DimsError):
+        return kind(message, hint=hint)
+    return ProtocolError(message, hint=hint)

@@ -1,0 +1,111 @@
+"""A process's lasting bond with the brain: hello, welcome, heartbeats, orders, reconnect.
+
+Used by workers and services alike. Knows how to stay connected; refuses to know what is done
+with an order or why a heartbeat says what it says. The process goes on while no brain is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dims.ipc.channel import Channel, dial
+from dims.ipc.envelope import Address, Envelope, Priority
+
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 2.0
+"""Waits between two tries to reach a brain: doubled from the first to the last."""
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """One process's place in the fleet. `on_order(kind, body)` gets whatever the brain says."""
+
+    def __init__(
+        self,
+        path: str,
+        unit: str,
+        incarnation: int,
+        on_order: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self._path = path
+        self._about = {"unit": unit, "incarnation": incarnation}
+        self._name = Address(f"unit/{unit}")
+        self._on_order = on_order
+        self._channel: Channel | None = None
+        self._welcome: asyncio.Future[Mapping[str, Any]] | None = None
+        self._ready: Mapping[str, Any] | None = None
+        self._rejoining: asyncio.Task[None] | None = None
+        self._closed = False
+        self.alone_since_s: float | None = None
+        """Loop time since when no brain is there; None while one is."""
+
+    async def join(self) -> Mapping[str, Any]:
+        """Connects, says hello, and returns the body of the welcome. Tries until it succeeds."""
+        self._welcome = asyncio.get_running_loop().create_future()
+        await self._connect()
+        return await self._welcome
+
+    def ready(self, body: Mapping[str, Any]) -> None:
+        """Says that this process may serve; said again to every new brain."""
+        self._ready = body
+        self._say("ready", body, Priority.HIGH)
+
+    def heartbeat(self, body: Mapping[str, Any]) -> None:
+        """Says that this process lives, with its readings."""
+        self._say("heartbeat", body, Priority.NORMAL)
+
+    def last_will(self, failure: str, reason: str, retry_after_s: float = 0.0) -> None:
+        """Says why this process is about to leave."""
+        body = {"failure": failure, "reason": reason, "retry_after_s": retry_after_s}
+        self._say("last_will", body, Priority.URGENT)
+
+    async def leave(self) -> None:
+        """Ends the bond; what was said before is given to the kernel first."""
+        self._closed = True
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.gather(self._rejoining, return_exceptions=True)
+        if self._channel is not None:
+            self._channel.close()
+            await asyncio.sleep(0)
+
+    def _say(self, kind: str, body: Mapping[str, Any], priority: Priority) -> None:
+        if self._channel is not None:
+            self._channel.say(kind, body, priority=priority)
+
+    async def _connect(self) -> None:
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                self._channel = await dial(self._path, self._make)
+                break
+            except OSError:
+                await asyncio.sleep(delay_s)
+                delay_s = min(LAST_RETRY_S, delay_s * 2)
+        self.alone_since_s = None
+        self._say("hello", self._about, Priority.URGENT)
+        if self._ready is not None:
+            self._say("ready", self._ready, Priority.HIGH)
+
+    def _make(self) -> Channel:
+        return Channel(self._heard, self._lost, name=self._name)
+
+    def _heard(self, _channel: Channel, message: Envelope) -> None:
+        if message.kind == "welcome":
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_result(message.body)
+        else:
+            self._on_order(message.kind, message.body)
+
+    def _lost(self, channel: Channel, reason: str) -> None:
+        if channel is not self._channel or self._closed:
+            return
+        self._channel = None
+        loop = asyncio.get_running_loop()
+        self.alone_since_s = loop.time()
+        _log.warning("the brain is gone%s", f": {reason}" if reason else "")
+        self._rejoining = loop.create_task(self._connect(), name="rejoin the brain")

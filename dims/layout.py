@@ -1,0 +1,144 @@
+"""Where everything lies: the state directory and the runtime directory. Knows names, not contents.
+
+The state directory (default `.dims` beside bots.yaml) outlives everything. Sockets lie apart, in a
+short runtime directory, because the kernel takes 107 bytes of a socket's path (unix(7)).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from dims.errors import StateError
+
+PRIVATE_DIR = 0o700
+PRIVATE_FILE = 0o600
+STATE_DIR_VARIABLE = "DIMS_STATE_DIR"
+CONFIG_VARIABLE = "DIMS_CONFIG"
+DEFAULT_CONFIG = "bots.yaml"
+
+
+def state_path(config: Path, given: str | None) -> Path:
+    """The state directory: `given`, else beside the configuration file. Absolute, not made."""
+    return Path(given).absolute() if given else config.absolute().parent / ".dims"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below one state directory."""
+
+    state: Path
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the keeper for as long as it lives."""
+        return self.state / "lock"
+
+    @property
+    def brain_lock(self) -> Path:
+        """Locked by the brain for as long as it lives."""
+        return self.state / "brain.lock"
+
+    @property
+    def database(self) -> Path:
+        """Desired state and events; opened by the brain only."""
+        return self.state / "state.db"
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.state / "logs"
+
+    @property
+    def sessions(self) -> Path:
+        """One session per bot."""
+        return self.state / "sessions"
+
+    @property
+    def leases(self) -> Path:
+        """One lock per bot: the right to run its session."""
+        return self.state / "leases"
+
+    @property
+    def sandbox(self) -> Path:
+        """What the local Telegram keeps."""
+        return self.state / "sandbox"
+
+    @property
+    def runtime(self) -> Path:
+        """The directory of the sockets, the same for every command on this state directory."""
+        digest = hashlib.blake2s(os.fsencode(os.path.realpath(self.state)), digest_size=6)
+        # /run and not $XDG_RUNTIME_DIR, which a logout removes while the fleet goes on.
+        base = "/run" if os.geteuid() == 0 and os.access("/run", os.W_OK) else "/tmp"  # noqa: S108
+        return Path(base) / f"dims-{self._owner()}-{digest.hexdigest()}"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the brain answers commands."""
+        return self.runtime / "control.sock"
+
+    @property
+    def bot_socket(self) -> Path:
+        """Where workers and services meet the brain."""
+        return self.runtime / "bot.sock"
+
+    @property
+    def sandbox_socket(self) -> Path:
+        """Where the sandbox answers commands."""
+        return self.runtime / "sandbox.sock"
+
+    def log(self, name: str) -> Path:
+        """The log of a process: `keeper`, `brain`, `zygote`, `sandbox` or a bot's id."""
+        return self.logs / f"{name}.log"
+
+    def session(self, bot: str) -> Path:
+        """The session of a bot."""
+        return self.sessions / f"{bot}.session"
+
+    def update_state(self, bot: str) -> Path:
+        """Up to which update a bot's handlers have finished."""
+        return self.sessions / f"{bot}.updates"
+
+    def lease(self, bot: str) -> Path:
+        """The lease of a bot."""
+        return self.leases / f"{bot}.lease"
+
+    def make(self) -> None:
+        """Makes the state directory and what is below it, private to this user.
+
+        Raises StateError when it cannot be made or written, or belongs to somebody else.
+        """
+        for directory in (self.state, self.logs, self.sessions, self.leases):
+            _make_private(directory)
+
+    def make_runtime(self) -> None:
+        """Makes the runtime directory; raises StateError when it is not ours alone."""
+        _make_private(self.runtime)
+
+    def _owner(self) -> int:
+        try:
+            return self.state.stat().st_uid
+        except OSError:
+            return os.geteuid()
+
+
+def _make_private(directory: Path) -> None:
+    hint = "give another with --state-dir, for instance: dims run BOT --state-dir ~/.dims-state"
+    try:
+        directory.mkdir(mode=PRIVATE_DIR, parents=True, exist_ok=True)
+        info = directory.lstat()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StateError(f"{directory} is not a directory", hint=hint) from error
+    except OSError as error:
+        raise StateError(f"cannot make {directory}: {error.strerror}", hint=hint) from error
+    if stat.S_ISLNK(info.st_mode):
+        info = directory.stat()
+    if info.st_uid != os.geteuid() and os.geteuid() != 0:
+        raise StateError(f"{directory} belongs to user {info.st_uid}, not to you", hint=hint)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StateError(f"{directory} is not writable", hint=hint)
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        directory.chmod(PRIVATE_DIR)

@@ -1,0 +1,1 @@
+"""A local Telegram: an MTProto server for demo, tests and fault drills."""

@@ -1,0 +1,102 @@
+"""`python -m dims.sandbox`: the sandbox as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import setproctitle
+
+from dims.errors import DimsError
+from dims.ipc.membership import Membership
+from dims.sandbox.server import Sandbox
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs until SIGTERM, SIGINT or a "shutdown" request; returns the exit code."""
+    options = _parse(arguments)
+    setproctitle.setproctitle("dims: sandbox")
+    logging.basicConfig(level=options.log_level, format="%(levelname)s %(name)s: %(message)s")
+    _raise_descriptor_limit()
+    try:
+        asyncio.run(_run(options))
+    except DimsError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        logging.getLogger("dims.sandbox").error("%s%s", error, hint)  # noqa: TRY400
+        return error.exit_code
+    return 0
+
+
+async def _run(options: argparse.Namespace) -> None:
+    sandbox = Sandbox(options.dir.resolve(), port=options.port, control=options.control)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, sandbox.stopped.set)
+    await sandbox.start()
+    # What was imported lives until the end; scanning it again and again costs milliseconds each.
+    gc.freeze()
+    if options.ready_fd is not None:
+        with os.fdopen(options.ready_fd, "w", encoding="utf-8") as ready:
+            ready.write(json.dumps(sandbox.address.to_json()) + "\n")
+    bond = _join_fleet(options, sandbox)
+    await sandbox.stopped.wait()
+    await sandbox.close()
+    if bond is not None:
+        bond.cancel()
+
+
+def _join_fleet(options: argparse.Namespace, sandbox: Sandbox) -> asyncio.Task[None] | None:
+    """Tells a supervisor where to find this Telegram, and every later one too."""
+    if options.notify is None:
+        return None
+
+    def heed(kind: str, _body: object) -> None:
+        if kind == "leave":
+            sandbox.stopped.set()
+
+    bond = Membership(options.notify, options.unit, options.incarnation, heed)
+
+    async def join() -> None:
+        await bond.join()
+        bond.ready(sandbox.address.to_json())
+
+    return asyncio.create_task(join(), name="join the fleet")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dims.sandbox", description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="where keys and state are kept")
+    parser.add_argument("--port", type=_port, default=0, help="default: the last one, or any")
+    parser.add_argument("--control", type=Path, help="path of the control socket")
+    parser.add_argument("--ready-fd", type=int, help="gets the address as JSON when listening")
+    parser.add_argument("--notify", help="socket of a supervisor to join")
+    parser.add_argument("--unit", default="sandbox", help="name in that supervisor's fleet")
+    parser.add_argument("--incarnation", type=int, default=1, help="number in that fleet")
+    parser.add_argument(
+        "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65_536:
+        raise argparse.ArgumentTypeError(f"{port} is no port")
+    return port
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

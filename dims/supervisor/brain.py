@@ -1,0 +1,107 @@
+"""The brain's process: reads the configuration, opens everything, runs until all is stopped.
+
+Adapters are chosen here and nowhere else. Started by the keeper with three descriptors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from setproctitle import setproctitle
+
+from dims.config import load_config, read_environment
+from dims.errors import DimsError
+from dims.ipc.envelope import Address, Envelope
+from dims.ipc.server import RequestServer
+from dims.layout import Layout
+from dims.locks import FileLock
+from dims.prctl import forbid_dumps
+from dims.supervisor.control import Control
+from dims.supervisor.keeper import BOT_FD, CONTROL_FD, LINK_FD
+from dims.supervisor.keeper_link import receive_welcome
+from dims.supervisor.store import Store
+from dims.supervisor.supervisor import ProcessSupervisor
+
+_log = logging.getLogger(__name__)
+
+
+async def _serve(
+    supervisor: ProcessSupervisor,
+    link: socket.socket,
+    early: list[Envelope],
+    wish: Mapping[str, Any] | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.shut_down)
+    operators = Control(supervisor)
+    control = RequestServer(
+        socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
+    )
+    await supervisor.keeper.open(link, early)
+    supervisor.begin()
+    if wish is not None:
+        operators.ask("start", wish, "dims start")
+    await supervisor.links.open(socket.socket(fileno=BOT_FD))
+    await control.start()
+    try:
+        await supervisor.stopped.wait()
+        supervisor.keeper.finished()
+    finally:
+        supervisor.close()
+        await control.close()
+
+
+async def _run(layout: Layout, config_path: Path) -> None:
+    link = socket.socket(fileno=LINK_FD)
+    welcome, early = receive_welcome(link)
+    config = load_config(config_path, read_environment(config_path, welcome["environment"]))
+    store = Store(layout.database)
+    try:
+        await _serve(ProcessSupervisor(config, layout, store), link, early, welcome["wish"])
+    finally:
+        store.close()
+
+
+def main() -> int:
+    """Entry of `python -m dims.supervisor.brain`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="dims-brain")
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--config", required=True)
+    arguments = parser.parse_args()
+    setproctitle("dims: brain")
+    forbid_dumps()
+    for descriptor in (CONTROL_FD, BOT_FD, LINK_FD):
+        os.set_inheritable(descriptor, False)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format='{"at":"%(asctime)s","level":"%(levelname)s","brain":"%(message)s"}',
+    )
+    layout = Layout(Path(arguments.state_dir))
+    lock = FileLock(layout.brain_lock)
+    try:
+        lock.take("a brain")
+        asyncio.run(_run(layout, Path(arguments.config)))
+    except DimsError as error:
+        _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+        return error.exit_code
+    finally:
+        lock.release()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What the brain answers on its control socket. Knows requests; acts on nothing itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dims.errors import RefusedError, UsageError
+from dims.ipc.envelope import Envelope
+from dims.ipc.peer import Peer
+from dims.supervisor.facts import UnitId
+from dims.supervisor.supervisor import ProcessSupervisor
+
+
+class Control:
+    """Answers requests of operators: `handle` suits `dims.ipc.server.RequestServer`."""
+
+    def __init__(self, supervisor: ProcessSupervisor) -> None:
+        self._supervisor = supervisor
+
+    async def handle(self, peer: Peer, request: Envelope) -> Mapping[str, Any]:
+        """The answer to one request; raises a DimsError, which is answered as such."""
+        body = request.body
+        match request.kind:
+            case "status":
+                return self._supervisor.status()
+            case "health":
+                return self._supervisor.health()
+            case "start" | "stop" | "restart":
+                return self.ask(request.kind, body, f"asked by user {peer.uid}")
+            case "explain":
+                return self._supervisor.explain(self._one(body.get("bot")))
+            case "shutdown":
+                self._supervisor.shut_down()
+                return {}
+            case _:
+                raise RefusedError(
+                    f"this supervisor does not know {request.kind!r}",
+                    hint="it may be older than this `dims`: restart it",
+                )
+
+    def ask(self, kind: str, body: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
+        """Starts, stops or restarts `bots` (ids and globs), or with `new` those never asked for."""
+        if body.get("new"):
+            wanted = self._supervisor.never_started()
+        else:
+            wanted = self._matching(body.get("bots"))
+        self._supervisor.ask(kind, wanted, reason)
+        return {"bots": wanted}
+
+    def _matching(self, patterns: object) -> list[UnitId]:
+        """The bots whose ids match any of the globs; UsageError for one that matches none."""
+        if not isinstance(patterns, list) or not patterns:
+            raise UsageError("name at least one bot, or '*' for all")
+        known = self._supervisor.bot_ids()
+        wanted: dict[UnitId, None] = {}
+        for pattern in patterns:
+            found = [unit for unit in known if fnmatchcase(unit, str(pattern))]
+            if not found:
+                raise UsageError(*_no_such_bot(str(pattern), known))
+            wanted.update(dict.fromkeys(found))
+        return list(wanted)
+
+    def _one(self, wanted: object) -> UnitId:
+        known = self._supervisor.bot_ids()
+        if wanted not in known:
+            raise UsageError(*_no_such_bot(str(wanted), known))
+        return UnitId(str(wanted))
+
+
+def _no_such_bot(wanted: str, known: list[UnitId]) -> tuple[str]:
+    near = difflib.get_close_matches(wanted, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return (f"there is no bot {wanted!r} in the running fleet{meant}",)

@@ -1,0 +1,454 @@
+"""The ProcessSupervisor: joins the engine to processes, links, keeper and configuration.
+
+It translates: what the system says becomes facts, what the engine orders becomes calls. It decides
+nothing about a unit's life; that is `lifecycle` and `fleet`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dims.config import Config, ServerKind
+from dims.errors import DimsError
+from dims.ipc.envelope import Priority
+from dims.layout import Layout
+from dims.supervisor import report, units
+from dims.supervisor.bot_father import make_bots
+from dims.supervisor.engine import Clock, Engine, all_stopped
+from dims.supervisor.exits import is_alive
+from dims.supervisor.facts import (
+    AskedRestart,
+    AskedStart,
+    AskedStop,
+    Exited,
+    ExitStatus,
+    FailureClass,
+    FileChanged,
+    Heartbeat,
+    Incarnation,
+    LastWill,
+    Ready,
+    Spawned,
+    SpawnFailed,
+    UnitId,
+)
+from dims.supervisor.fleet import Pace, Wish
+from dims.supervisor.keeper_link import KeeperLink
+from dims.supervisor.links import Links
+from dims.supervisor.orders import Desired, Stop
+from dims.supervisor.processes import Processes
+from dims.supervisor.report import Readings
+from dims.supervisor.states import State, UnitRecord
+from dims.supervisor.store import Store, StoredUnit
+from dims.supervisor.units import SANDBOX, ZYGOTE, TelegramAddress, UnitKind
+
+_log = logging.getLogger(__name__)
+
+FILE_LOOK_S = 1.0
+"""How often the file of a failed bot is looked at."""
+EXPLAINED_EVENTS = 20
+
+
+class ProcessSupervisor:
+    """Runs a fleet: one worker process per bot, and the zygote and services they need."""
+
+    def __init__(self, config: Config, layout: Layout, store: Store) -> None:
+        self.config = config
+        self.layout = layout
+        self._store = store
+        self._bots = {UnitId(bot.id): bot for bot in config.bots}
+        self._kinds: dict[UnitId, UnitKind] = {}
+        self._readings: dict[UnitId, Readings] = {}
+        self._tokens: dict[UnitId, str] = {}
+        self._address: TelegramAddress | None = units.configured_address(config)
+        self._file_times: dict[UnitId, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.keeper = KeeperLink(self)
+        self.links = Links(self)
+        self.processes = Processes(self._gone)
+        clock = Clock(time.monotonic, time.time, random.random)
+        pace = Pace(config.fleet.starts_at_once, config.cold_login_limit)
+        self.engine = Engine(store, self, clock, pace)
+        self.started_s = time.monotonic()
+        self.stopped = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def is_sandboxed(self) -> bool:
+        """Whether the fleet talks to the local Telegram."""
+        return self.config.telegram.server.kind is ServerKind.SANDBOX
+
+    # Beginning and end
+
+    def begin(self) -> None:
+        """Takes all units in, as former brains left them, and starts what is wanted."""
+        stored = self._store.units()
+        for unit, kind in self._all_units():
+            self._kinds[unit] = kind
+            known = stored.pop(unit, None)
+            self._take_in(unit, known)
+        for forgotten in stored.values():
+            # No longer in bots.yaml: its process, if any, must not run on unseen.
+            if forgotten.pid is not None:
+                self._kinds[forgotten.unit] = UnitKind.BOT
+                self._take_in(forgotten.unit, replace(forgotten, desired=Desired.STOPPED))
+        self.engine.start()
+        self._begin_task(self._watch_files(), "watch files of failed bots")
+
+    def shut_down(self) -> None:
+        """Stops all bots, then all services, without changing what is wanted next time."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.engine.keeps_desired = False
+        for unit in self._of_kind(UnitKind.BOT):
+            self.engine.post(unit, AskedStop("the fleet stops"))
+        self._go_on_stopping()
+
+    def close(self) -> None:
+        """Gives up everything; processes that still run go on."""
+        for task in self._tasks:
+            task.cancel()
+        self.engine.close()
+        self.links.close()
+        self.processes.close()
+
+    def _all_units(self) -> list[tuple[UnitId, UnitKind]]:
+        services = [(SANDBOX, UnitKind.SERVICE)] if self.is_sandboxed else []
+        bots = [(unit, UnitKind.BOT) for unit in self._bots]
+        return [(ZYGOTE, UnitKind.ZYGOTE), *services, *bots]
+
+    def _take_in(self, unit: UnitId, known: StoredUnit | None) -> None:
+        service = self._kinds[unit] is not UnitKind.BOT
+        policy = units.SERVICE_POLICY
+        if unit in self._bots:
+            bot = self._bots[unit]
+            policy = units.policy_of(bot.restart, bot.limits)
+        record = UnitRecord(unit, policy, since_s=time.monotonic())
+        if known is None:
+            desired, retry_after_s = Desired.STOPPED, None
+        else:
+            desired = known.desired
+            retry_after_s = known.retry_at - time.time() if known.retry_at else None
+            record = replace(record, incarnation=known.incarnation)
+        if service:
+            desired = Desired.RUNNING
+        if known is not None and is_alive(known.pid or 0, known.started or 0):
+            self._end_former(record, known, desired, service=service)
+            return
+        self.engine.add(record, service=service)
+        self.engine.restore(unit, desired, retry_after_s)
+
+    def _end_former(
+        self, record: UnitRecord, known: StoredUnit, desired: Desired, *, service: bool
+    ) -> None:
+        """A process of a former brain still runs: it is drained before a new one follows."""
+        pid, started = known.pid or 0, known.started or 0
+        record = replace(record, state=State.READY, alive=True, pid=pid, desired=desired)
+        self.engine.add(record, service=service)
+        self.processes.watch(record.unit, record.incarnation, pid, started)
+        reason = "the brain was restarted"
+        wanted = desired is Desired.RUNNING
+        self.engine.post(record.unit, AskedRestart(reason) if wanted else AskedStop(reason))
+
+    def _of_kind(self, kind: UnitKind) -> list[UnitId]:
+        return [unit for unit, other in self._kinds.items() if other is kind]
+
+    def _go_on_stopping(self) -> None:
+        """Bots first, then services, then the zygote; at the end all is stopped."""
+        records = self.engine.records
+        for kind in (UnitKind.BOT, UnitKind.SERVICE, UnitKind.ZYGOTE):
+            left = [u for u in self._of_kind(kind) if records[u].state is not State.STOPPED]
+            for unit in left:
+                if records[unit].desired is Desired.RUNNING:
+                    self.engine.post(unit, AskedStop("the fleet stops"))
+            if any(records[unit].state is not State.STOPPED for unit in left):
+                return
+        if all_stopped(records):
+            self.stopped.set()
+
+    # Actions: what the engine orders
+
+    def spawn(self, unit: UnitId, incarnation: Incarnation) -> None:
+        """Orders a process from the zygote (bots) or the keeper (the others)."""
+        try:
+            done = self._order_spawn(unit, incarnation)
+        except DimsError as error:
+            fact = SpawnFailed(incarnation, FailureClass.NEEDS_OPERATOR, str(error))
+            self.engine.post(unit, fact)
+            return
+        if not done:
+            whose = "zygote" if self._kinds[unit] is UnitKind.BOT else "keeper"
+            reason = f"there is no {whose} to start it"
+            self.engine.post(unit, SpawnFailed(incarnation, FailureClass.CRASH, reason))
+
+    def _order_spawn(self, unit: UnitId, incarnation: Incarnation) -> bool:
+        match self._kinds[unit]:
+            case UnitKind.BOT:
+                order = {
+                    "unit": unit,
+                    "incarnation": incarnation,
+                    "log": str(self.layout.log(unit)),
+                    "directory": str(self.config.directory),
+                    "socket": str(self.layout.bot_socket),
+                }
+                return self.links.say(ZYGOTE, "fork", order, Priority.HIGH)
+            case UnitKind.ZYGOTE:
+                argv = units.zygote_argv(self.layout, incarnation)
+            case UnitKind.SERVICE:
+                argv = units.sandbox_argv(self.config, self.layout, incarnation)
+        return self.keeper.spawn(f"{unit}/{incarnation}", argv, str(self.layout.log(unit)))
+
+    def signal(self, record: UnitRecord, stop: Stop) -> None:
+        """Signals the unit's process, if its pid is known yet."""
+        if record.pid is not None:
+            self.processes.send(record.pid, stop)
+
+    def drop_session(self, unit: UnitId) -> None:
+        """Removes the stored session: the next start logs in anew."""
+        self.layout.session(unit).unlink(missing_ok=True)
+        self.layout.update_state(unit).unlink(missing_ok=True)
+
+    def wish(self, unit: UnitId) -> Wish:
+        """What a unit needs in order to start."""
+        if self._kinds[unit] is UnitKind.BOT:
+            return units.wish_of_bot(self.config, self.layout, unit)
+        return Wish(unit)
+
+    def entered(self, record: UnitRecord) -> None:
+        """Notes what follows from a unit's new state besides its own life."""
+        if not record.alive:
+            self._readings.pop(record.unit, None)
+        if record.state is State.FAILED:
+            self._file_times[record.unit] = self._file_time(record.unit)
+        else:
+            self._file_times.pop(record.unit, None)
+        if self._stopping:
+            self._go_on_stopping()
+
+    # KeeperNews
+
+    def spawned(self, tag: str, pid: int, started: int) -> None:
+        """The keeper made a process."""
+        unit, _, number = tag.rpartition("/")
+        self._exists(UnitId(unit), Incarnation(int(number)), pid, started)
+
+    def spawn_failed(self, tag: str, reason: str) -> None:
+        """The keeper could not make a process."""
+        unit, _, number = tag.rpartition("/")
+        fact = SpawnFailed(Incarnation(int(number)), FailureClass.CRASH, reason)
+        self.engine.post(UnitId(unit), fact)
+
+    def exited(self, pid: int, started: int, code: int | None, signal: int | None) -> None:
+        """Some child of the keeper or the zygote ended."""
+        self.processes.exited(pid, started, ExitStatus(code, signal))
+
+    def keeper_lost(self) -> None:
+        """The keeper is gone: everything goes on, and `dims health` says so."""
+        _log.error("the keeper is gone: nothing restarts this brain until `dims stop` and start")
+
+    # LinkNews
+
+    def expects(self, unit: UnitId, incarnation: Incarnation, pid: int) -> bool | None:
+        """Whether this very process may join; None while its pid is not known yet."""
+        record = self.engine.records.get(unit)
+        if record is None or not record.alive or record.incarnation != incarnation:
+            return False
+        return None if record.pid is None else record.pid == pid
+
+    def welcome(self, unit: UnitId) -> Mapping[str, Any]:
+        """What a process gets once it is known; a worker its secrets."""
+        bot = self._bots.get(unit)
+        if bot is None or self._address is None:
+            return {}
+        configured = bot.token.get_secret_value() if bot.token else ""
+        token = self._tokens.get(unit, configured)
+        return units.worker_terms(self.config, self.layout, bot, self._address, token)
+
+    def heard(
+        self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
+    ) -> None:
+        """A worker, zygote or service said something. Raises KeyError, TypeError, ValueError."""
+        match kind:
+            case "heartbeat":
+                self._readings[unit] = Readings(
+                    body.get("unshared_bytes"), body.get("loop_lag_s"), body.get("updates")
+                )
+                self.engine.post(unit, Heartbeat(incarnation, str(body.get("trouble", ""))))
+            case "ready":
+                self._became_ready(unit, incarnation, body)
+            case "last_will":
+                failure = FailureClass(body["failure"])
+                wait_s = float(body.get("retry_after_s", 0.0))
+                self.engine.post(unit, LastWill(incarnation, failure, str(body["reason"]), wait_s))
+            case "forked" | "fork_failed" | "exited" if unit == ZYGOTE:
+                self._heard_zygote(kind, body)
+            case _:
+                _log.warning("%s said an unknown %r", unit, kind)
+
+    def _heard_zygote(self, kind: str, body: Mapping[str, Any]) -> None:
+        if kind == "exited":
+            pid, started = int(body["pid"]), int(body["started"])
+            self.exited(pid, started, body["code"], body["signal"])
+            self.links.say(ZYGOTE, "exited_ack", {"exits": [[pid, started]]})
+            return
+        unit, incarnation = UnitId(body["unit"]), Incarnation(body["incarnation"])
+        if kind == "forked":
+            self._exists(unit, incarnation, int(body["pid"]), int(body["started"]))
+        else:
+            reason = str(body["reason"])
+            self.engine.post(unit, SpawnFailed(incarnation, FailureClass.CRASH, reason))
+
+    def _exists(self, unit: UnitId, incarnation: Incarnation, pid: int, started: int) -> None:
+        self._store.process(unit, pid, started)
+        self.engine.post(unit, Spawned(incarnation, pid))
+        self.processes.watch(unit, incarnation, pid, started)
+        self.links.settle(unit)
+
+    def _gone(self, unit: UnitId, incarnation: Incarnation, status: ExitStatus) -> None:
+        self._store.process(unit, None, None)
+        self.engine.post(unit, Exited(incarnation, status))
+        if unit == ZYGOTE:
+            self._end_unanswered_forks()
+
+    def _end_unanswered_forks(self) -> None:
+        """Forks that died with the zygote have no pid and never will.
+
+        Should such a child live, it is turned away at its hello, and its lease is not ours to give.
+        """
+        for unit in self._of_kind(UnitKind.BOT):
+            record = self.engine.records[unit]
+            if record.alive and record.pid is None:
+                reason = "the zygote ended while it forked"
+                fact = SpawnFailed(record.incarnation, FailureClass.CRASH, reason)
+                self.engine.post(unit, fact)
+
+    def _became_ready(
+        self, unit: UnitId, incarnation: Incarnation, body: Mapping[str, Any]
+    ) -> None:
+        if unit == SANDBOX:
+            self._begin_task(self._open_sandbox(incarnation, body), "open the sandbox")
+            return
+        self.engine.post(unit, Ready(incarnation))
+        if self._kinds[unit] is UnitKind.ZYGOTE:
+            self.engine.service_ready(unit, up=True)
+
+    async def _open_sandbox(self, incarnation: Incarnation, said: Mapping[str, Any]) -> None:
+        """The sandbox listens: bots get their accounts there before any of them starts."""
+        wanted: dict[str, str | None] = {
+            unit: bot.token.get_secret_value() if bot.token else None
+            for unit, bot in self._bots.items()
+        }
+        try:
+            self._address = units.sandbox_address(said)
+            made = await make_bots(str(self.layout.sandbox_socket), wanted)
+        except (DimsError, OSError, KeyError) as error:
+            will = LastWill(incarnation, FailureClass.CRASH, f"no bots in the sandbox: {error}")
+            self.engine.post(SANDBOX, will)
+            return
+        self._tokens = {UnitId(name): token for name, token in made.items()}
+        self.engine.post(SANDBOX, Ready(incarnation))
+        self.engine.service_ready(SANDBOX, up=True)
+
+    # Files of failed bots
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(FILE_LOOK_S)
+            for unit, seen in tuple(self._file_times.items()):
+                if self._file_time(unit) != seen:
+                    self._file_times.pop(unit)
+                    self.engine.post(unit, FileChanged())
+
+    def _file_time(self, unit: UnitId) -> float:
+        """When the bot's handlers file last changed; 0 where there is none."""
+        bot = self._bots.get(unit)
+        if bot is None:
+            return 0.0
+        path = self.config.directory / bot.handlers
+        if not bot.handlers.endswith(".py"):
+            path = self.config.directory / (bot.handlers.replace(".", "/") + ".py")
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    # What operators ask
+
+    def ask(self, kind: str, wanted: list[UnitId], reason: str) -> None:
+        """The operator's wish for some bots: `start`, `stop` or `restart`."""
+        facts: dict[str, AskedStart | AskedStop | AskedRestart] = {
+            "start": AskedStart(reason),
+            "stop": AskedStop(reason),
+            "restart": AskedRestart(reason),
+        }
+        for unit in wanted:
+            self.engine.post(unit, facts[kind])
+
+    def bot_ids(self) -> list[UnitId]:
+        """All configured bots, in the order of bots.yaml."""
+        return list(self._bots)
+
+    def never_started(self) -> list[UnitId]:
+        """Bots that no operator ever started or stopped."""
+        known = self._store.units()
+        return [unit for unit in self._bots if unit not in known]
+
+    def status(self) -> dict[str, Any]:
+        """The object of `dims status --json`."""
+        now_s = time.monotonic()
+        return {
+            "supervisor": {
+                "pid": os.getpid(),
+                "keeper_pid": os.getppid() if self.keeper.is_there else None,
+                "uptime_s": round(now_s - self.started_s, 3),
+                "server": self.config.telegram.server.kind.value,
+                "sandbox": self.is_sandboxed,
+                "config": str(self.config.path),
+                "state_dir": str(self.layout.state),
+                "stopping": self._stopping,
+            },
+            "services": [
+                self._status_of(unit, now_s) for unit in self._kinds if not self._is_bot(unit)
+            ],
+            "bots": [self._status_of(unit, now_s) for unit in self._bots],
+        }
+
+    def health(self) -> dict[str, Any]:
+        """The object of `dims health --json`."""
+        records = self.engine.records
+        return report.health(
+            [records[unit] for unit in self._bots],
+            [records[unit] for unit in self._kinds if not self._is_bot(unit)],
+            keeper_lost=not self.keeper.is_there,
+        )
+
+    def explain(self, unit: UnitId) -> dict[str, Any]:
+        """The object of `dims bot explain --json`."""
+        readings = self._readings.get(unit, report.NO_READINGS)
+        events = self._store.events(unit, EXPLAINED_EVENTS)
+        return report.explain(self.engine.records[unit], readings, events, time.monotonic())
+
+    def _is_bot(self, unit: UnitId) -> bool:
+        return self._kinds[unit] is UnitKind.BOT
+
+    def _status_of(self, unit: UnitId, now_s: float) -> dict[str, Any]:
+        readings = self._readings.get(unit, report.NO_READINGS)
+        return report.unit_status(self.engine.records[unit], readings, now_s)
+
+    def _begin_task(self, work: Any, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("%s failed", task.get_name(), exc_info=task.exception())

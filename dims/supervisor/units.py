@@ -1,0 +1,163 @@
+"""What units there are, and what a worker is told: built from the configuration. No I/O but files.
+
+Knows how bots, zygote and sandbox are launched; refuses to know when.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from dims.config import BotSettings, Config, LimitSettings, RestartSettings, ServerKind
+from dims.errors import ServiceError
+from dims.layout import Layout
+from dims.supervisor.backoff import RestartPolicy
+from dims.supervisor.facts import Incarnation, UnitId
+from dims.supervisor.fleet import Wish
+from dims.supervisor.states import Policy
+
+ZYGOTE = UnitId("zygote")
+SANDBOX = UnitId("sandbox")
+SERVICE_POLICY = Policy(
+    restart=RestartPolicy(first_delay_s=0.0, max_delay_s=10.0, slow_retry_s=30.0, max_restarts=10),
+    start_timeout_s=60.0,
+    drain_timeout_s=10.0,
+    stuck_after_s=10**9,
+)
+"""Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
+SANDBOX_API_ID, SANDBOX_API_HASH = 1, "sandbox"
+"""Telethon wants any non-empty pair; the sandbox asks for none."""
+
+
+class UnitKind(StrEnum):
+    """What a unit is, and so how it is launched."""
+
+    BOT = "bot"
+    ZYGOTE = "zygote"
+    SERVICE = "service"
+
+
+@dataclass(frozen=True, slots=True)
+class TelegramAddress:
+    """An MTProto server: literal address, data centre, and its RSA key in PEM or None."""
+
+    host: str
+    port: int
+    dc: int
+    public_key: str | None
+
+    def to_wire(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"host": self.host, "port": self.port, "dc": self.dc, "public_key": self.public_key}
+
+
+def policy_of(restart: RestartSettings, limits: LimitSettings) -> Policy:
+    """The lifecycle's share of a bot's settings."""
+    return Policy(
+        restart=RestartPolicy(
+            first_delay_s=restart.first_delay_s,
+            factor=restart.factor,
+            max_delay_s=restart.max_delay_s,
+            stable_after_s=restart.stable_after_s,
+            max_restarts=restart.max_restarts,
+            within_s=restart.within_s,
+            slow_retry_s=restart.slow_retry_s,
+        ),
+        start_timeout_s=limits.start_timeout_s,
+        stuck_after_s=limits.stuck_after_s,
+        drain_timeout_s=limits.drain_timeout_s,
+    )
+
+
+def needs_of_bot(config: Config) -> frozenset[UnitId]:
+    """The units that must be up before a bot may start."""
+    if config.telegram.server.kind is ServerKind.SANDBOX:
+        return frozenset({ZYGOTE, SANDBOX})
+    return frozenset({ZYGOTE})
+
+
+def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
+    """What a bot needs to start; cold when no session of it is stored."""
+    return Wish(unit, cold=not layout.session(unit).exists(), needs=needs_of_bot(config))
+
+
+def zygote_argv(layout: Layout, incarnation: Incarnation) -> list[str]:
+    """The command of a zygote; what it preloads is named, so that nothing here imports it."""
+    return [
+        *(sys.executable, "-m", "dims.supervisor.zygote"),
+        *("--socket", str(layout.bot_socket)),
+        *("--unit", ZYGOTE, "--incarnation", str(incarnation)),
+        *("--preload", "dims.bot_worker.warmup:warm_up"),
+        *("--entry", "dims.bot_worker.worker:run_forked"),
+    ]
+
+
+def sandbox_argv(config: Config, layout: Layout, incarnation: Incarnation) -> list[str]:
+    """The command of the sandbox."""
+    return [
+        *(sys.executable, "-m", "dims.sandbox"),
+        *("--dir", str(layout.sandbox), "--control", str(layout.sandbox_socket)),
+        *("--port", str(config.telegram.sandbox_port)),
+        *("--notify", str(layout.bot_socket), "--unit", SANDBOX),
+        *("--incarnation", str(incarnation)),
+    ]
+
+
+def configured_address(config: Config) -> TelegramAddress | None:
+    """Where Telegram is, or None for a sandbox, which says so itself once it listens.
+
+    Raises ServiceError when the public key file cannot be read.
+    """
+    server = config.telegram.server
+    if server.kind is ServerKind.SANDBOX:
+        return None
+    if server.host is None or server.port is None or server.dc is None:
+        raise ServiceError("telegram.server names no address")
+    return TelegramAddress(
+        server.host, server.port, server.dc, _read_key(config, server.public_key_file)
+    )
+
+
+def sandbox_address(said: Mapping[str, Any]) -> TelegramAddress:
+    """The address that the sandbox said; raises KeyError or OSError on nonsense."""
+    key = Path(said["public_key_file"]).read_text(encoding="ascii")
+    return TelegramAddress(str(said["host"]), int(said["port"]), int(said["dc_id"]), key)
+
+
+def worker_terms(
+    config: Config, layout: Layout, bot: BotSettings, address: TelegramAddress, token: str
+) -> dict[str, Any]:
+    """Everything a worker is told in its welcome, secrets included."""
+    telegram = config.telegram
+    api_hash = telegram.api_hash.get_secret_value() if telegram.api_hash else SANDBOX_API_HASH
+    return {
+        "bot": bot.id,
+        "token": token,
+        "api_id": telegram.api_id or SANDBOX_API_ID,
+        "api_hash": api_hash,
+        "server": address.to_wire(),
+        "proxy": telegram.proxy.get_secret_value() if telegram.proxy else None,
+        "sandbox": telegram.server.kind is ServerKind.SANDBOX,
+        "handlers": bot.handlers,
+        "directory": str(config.directory),
+        "admins": list(bot.admins),
+        "settings": dict(bot.settings),
+        "limits": bot.limits.model_dump(mode="json"),
+        "session": str(layout.session(bot.id)),
+        "lease": str(layout.lease(bot.id)),
+        "log": str(layout.log(bot.id)),
+    }
+
+
+def _read_key(config: Config, file: Path | None) -> str | None:
+    if file is None:
+        return None
+    path = config.directory / file
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServiceError(f"cannot read the server's public key {path}: {error}") from error
