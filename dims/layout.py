@@ -6,13 +6,11 @@ short runtime directory, because the kernel takes 107 bytes of a socket's path (
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
-from dims.errors import StateError
+from dims.errors import NotRunningError, StateError
 
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
@@ -26,11 +24,14 @@ def state_path(config: Path, given: str | None) -> Path:
     return Path(given).absolute() if given else config.absolute().parent / ".dims"
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths below one state directory."""
+    """The paths below one state directory, which is `state`."""
 
-    state: Path
+    # No dataclass: every command builds this module, and generating one costs a millisecond.
+    __slots__ = ("state",)
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
 
     @property
     def lock(self) -> Path:
@@ -69,11 +70,20 @@ class Layout:
 
     @property
     def runtime(self) -> Path:
-        """The directory of the sockets, the same for every command on this state directory."""
-        digest = hashlib.blake2s(os.fsencode(os.path.realpath(self.state)), digest_size=6)
+        """The directory of the sockets, the same for every command on this state directory.
+
+        Named by the state directory's device and inode, which no other on this host shares,
+        whatever path leads there. Raises NotRunningError while there is no state directory.
+        """
+        try:
+            info = self.state.stat()
+        except OSError as error:
+            raise NotRunningError(
+                f"nothing was ever started on {self.state}", hint="`dims start --all` starts it"
+            ) from error
         # /run and not $XDG_RUNTIME_DIR, which a logout removes while the fleet goes on.
         base = "/run" if os.geteuid() == 0 and os.access("/run", os.W_OK) else "/tmp"  # noqa: S108
-        return Path(base) / f"dims-{self._owner()}-{digest.hexdigest()}"
+        return Path(base) / f"dims-{info.st_uid}-{info.st_dev:x}-{info.st_ino:x}"
 
     @property
     def control_socket(self) -> Path:
@@ -117,12 +127,6 @@ class Layout:
     def make_runtime(self) -> None:
         """Makes the runtime directory; raises StateError when it is not ours alone."""
         _make_private(self.runtime)
-
-    def _owner(self) -> int:
-        try:
-            return self.state.stat().st_uid
-        except OSError:
-            return os.geteuid()
 
 
 def _make_private(directory: Path) -> None:

@@ -46,9 +46,10 @@ def for_admins(handler):
 @for_admins
 async def status(event):
     now = bot.status()
+    own_mb = (now["unshared_bytes"] or 0) / 1_000_000  # None where the system does not tell
     await event.respond(
         f"{bot.id}: up {now['uptime_s']:.0f} s, incarnation {now['incarnation']}, "
-        f"{now['unshared_bytes'] / 1_000_000:.1f} MB of its own"
+        f"{own_mb:.1f} MB of its own"
     )
 
 

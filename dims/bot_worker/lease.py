@@ -16,7 +16,7 @@ from pathlib import Path
 from dims.errors import AlreadyRunningError
 from dims.locks import FileLock
 
-LAST_TRY_S = 5.0
+FORMER_LEAVES_S = 5.0
 """A former worker that was told to leave may take this long to be gone."""
 RETRY_S = 0.05
 
@@ -30,13 +30,13 @@ class Lease:
         self._name = f"\0dims-lease-{digest}"
         self._socket: socket.socket | None = None
 
-    async def take(self, bot: str) -> None:
-        """Takes both guards; waits a little for a former holder.
+    async def take(self, bot: str, wait_s: float) -> None:
+        """Takes both guards; waits so long for a former holder to be gone.
 
         Raises AlreadyRunningError, which names the holder.
         """
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + LAST_TRY_S
+        until_s = loop.time() + wait_s
         while True:
             try:
                 self._take_now(bot)

@@ -72,6 +72,11 @@ class FileSession(MemorySession):
             self._auth_key = None
         self.set_dc(dc, host, port)
 
+    def give_key(self, dc: int, key: bytes) -> None:
+        """Takes over a key that was made elsewhere, and stores it."""
+        self._dc_id, self._auth_key = dc, AuthKey(key)
+        self.save()
+
     def save(self) -> None:
         """Stores key and entities if they changed. Called by Telethon and at the end."""
         content = json.dumps(self._content(), separators=(",", ":")).encode("utf-8")

@@ -31,8 +31,8 @@ from dims.bot_worker.failures import (
     WorkerFailedError,
     classify,
 )
-from dims.bot_worker.lease import Lease
-from dims.bot_worker.memory import unshared_bytes
+from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
+from dims.bot_worker.memory import give_back, unshared_bytes
 from dims.bot_worker.session import FileSession
 from dims.bot_worker.terms import Terms, read_terms
 from dims.bot_worker.updates import UpdateTracker
@@ -45,6 +45,8 @@ HEALTH_EVERY_S = 60.0
 """Between two health requests; Telethon itself pings every 60 s."""
 MEMORY_EVERY = 6
 """Heartbeats between two readings of memory, each of which walks all mappings."""
+BURST = 100
+"""Updates since the last time after which a worker gives freed memory back."""
 WILL_CODE = 75
 """Exit code after a last will (EX_TEMPFAIL of sysexits.h)."""
 
@@ -71,29 +73,35 @@ class Worker:
             self._leaving.set_result(failure)
 
     async def run(self) -> Failure | None:
-        """Runs until told to leave or until something fails; returns why."""
+        """Runs until told to leave or until something fails; returns why.
+
+        Raises AlreadyRunningError under `dims run`, whose user can do something about it.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.leave, None)
         failure: Failure | None = None
         try:
             failure = await self._run()
+        except AlreadyRunningError:
+            raise
         except Exception as error:
             # Anything that escapes start-up or serving is a reason to leave, and must be said.
             failure = classify(error)
-            if failure.kind == CRASH:
+            if failure.kind == CRASH and not isinstance(error, WorkerFailedError):
                 _log.exception("the worker failed")
-        if failure is not None:
+        if failure is not None and self._bond is not None:
             _log.error("leaves: %s", failure.reason)
-            if self._bond is not None:
-                self._bond.last_will(failure.kind, failure.reason, failure.retry_after_s)
+            self._bond.last_will(failure.kind, failure.reason, failure.retry_after_s)
         return failure
 
     async def _run(self) -> Failure | None:
         terms = self._terms
         try:
-            await self._lease.take(terms.bot)
+            await self._lease.take(terms.bot, 0.0 if self._bond is None else FORMER_LEAVES_S)
         except AlreadyRunningError as error:
+            if self._bond is None:
+                raise
             raise WorkerFailedError(Failure(CRASH, f"{error} ({error.hint})")) from error
         self._module = handlers.load_module(terms.handlers, terms.directory)
         session = FileSession(terms.session)
@@ -115,6 +123,7 @@ class Worker:
         finally:
             await self._stop(client, tracker, bot)
             session.save()
+            session.updates.close()
 
     async def _start(
         self, client: Any, session: FileSession, tracker: UpdateTracker, bot: BotContext
@@ -175,12 +184,15 @@ class Worker:
     async def _keep_beating(self, tracker: UpdateTracker) -> Failure | None:
         """Heartbeats with loop lag and memory; ends only when no brain has come for too long."""
         loop = asyncio.get_running_loop()
-        count = 0
+        count, seen = 0, tracker.seen
         memory = None
         while True:
             expected_s = loop.time() + self._terms.limits.heartbeat_s
             await asyncio.sleep(self._terms.limits.heartbeat_s)
             lag_s = max(0.0, loop.time() - expected_s)
+            if tracker.seen - seen >= BURST:
+                give_back()
+                seen, count = tracker.seen, 0
             if count % MEMORY_EVERY == 0:
                 memory = unshared_bytes()
             count += 1
@@ -266,10 +278,11 @@ async def _stop_updates(client: Any) -> None:
 def run_forked(order: Mapping[str, Any]) -> int:
     """Runs in a child of the zygote; returns the exit code. `order` has no secrets."""
     logs.dump_stacks_on_signal()
-    return asyncio.run(_run_in_fleet(order))
+    return asyncio.run(run_in_fleet(order))
 
 
-async def _run_in_fleet(order: Mapping[str, Any]) -> int:
+async def run_in_fleet(order: Mapping[str, Any]) -> int:
+    """Joins the fleet as `order` says, runs the bot, and returns the exit code."""
     incarnation = int(order["incarnation"])
     worker: Worker | None = None
 

@@ -9,7 +9,7 @@ import click
 
 from dims.cli.reading_commands import as_json
 from dims.cli.where import Where, located
-from dims.config import check_handlers_source, load_config, masked, read_environment
+from dims.config import check_handlers_source, load_config, masked
 from dims.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ def config() -> None:
 @located
 def check(place: Where) -> None:
     """Say every fault with file, line and column; start nothing."""
-    checked = load_config(place.config, read_environment(place.config, os.environ))
+    checked = load_config(place.config, os.environ)
     faults = [check_handlers_source(bot, checked.directory) for bot in checked.bots]
     found = [fault for fault in faults if fault is not None]
     if found:
@@ -36,7 +36,7 @@ def check(place: Where) -> None:
 @as_json
 def show(place: Where, json_: bool) -> None:
     """Show what is in force, defaults filled in, secrets masked."""
-    shown = masked(load_config(place.config, read_environment(place.config, os.environ)))
+    shown = masked(load_config(place.config, os.environ))
     if json_:
         click.echo(json.dumps(shown))
         return

@@ -37,7 +37,7 @@ def launch(place: Where, wish: Mapping[str, Any], *, foreground: bool) -> None:
     used, ServiceError with the reason when the supervisor leaves at once.
     """
     variables = read_environment(place.config, os.environ)
-    config = load_config(place.config, variables)
+    config = load_config(place.config, os.environ)
     place.layout.make()
     handed = {"environment": variables, "wish": wish, "foreground": foreground}
     secrets = json.dumps(handed).encode("utf-8")

@@ -13,7 +13,7 @@ import click
 from dims.bot_worker.run import run_in_foreground
 from dims.cli.launch import scrubbed
 from dims.cli.where import Where, located
-from dims.config import Config, ServerKind, load_config, read_environment
+from dims.config import Config, ServerKind, load_config
 from dims.errors import NotRunningError, ServiceError
 from dims.ipc.client import ControlClient
 from dims.supervisor.units import (
@@ -31,7 +31,7 @@ SANDBOX_WITHIN_S = 20.0
 @click.argument("bot")
 def run(place: Where, bot: str) -> None:
     """Run BOT in this process until Ctrl-C: no supervisor, no restarts, log on the terminal."""
-    config = load_config(place.config, read_environment(place.config, os.environ))
+    config = load_config(place.config, os.environ)
     settings = config.bot(bot)
     place.layout.make()
     token = settings.token.get_secret_value() if settings.token else None

@@ -96,10 +96,9 @@ def press(place: Where, bot: str, label: str, user: str, json_: bool) -> None:
     if json_:
         click.echo(json.dumps(answer))
         return
-    if answer["answer"] is not None and answer["answer"].get("text"):
-        click.echo(f"[{answer['answer']['text']}]")
-    for event in answer["events"]:
-        click.echo(_event_text(event, bot))
+    for text in (_event_text(event, bot) for event in answer["events"]):
+        if text:
+            click.echo(text)
 
 
 @sandbox.command()
@@ -119,8 +118,8 @@ def status(place: Where, json_: bool) -> None:
     keys += ["messages_in", "messages_out"]
     rows = [tuple(str(account[key]) for key in keys) for account in answer["accounts"]]
     click.echo("\n".join(render.table(head, rows)))
-    for fault in answer["faults"]:
-        click.echo(f"fault {fault['id']}: {_fault_text(fault)}")
+    if answer["faults"]:
+        click.echo(f"{answer['faults']} active faults: see `dims sandbox fault list`")
 
 
 @sandbox.group()

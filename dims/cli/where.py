@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ from dims.ipc.client import ControlClient
 from dims.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, STATE_DIR_VARIABLE, Layout, state_path
 
 
-@dataclass(frozen=True, slots=True)
 class Where:
     """The configuration file and the layout of the state directory, both absolute."""
 
-    config: Path
-    layout: Layout
+    __slots__ = ("config", "layout")
+
+    def __init__(self, config: Path, layout: Layout) -> None:
+        self.config = config
+        self.layout = layout
 
     def brain(self, timeout_s: float | None = 10.0) -> ControlClient:
         """A connection to the brain; raises NotRunningError when there is none."""

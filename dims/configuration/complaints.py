@@ -60,11 +60,11 @@ def validate(
         return model.model_validate(data), []
     except ValidationError as error:
         found = error.errors(include_url=False)
-    return None, [_complaint(model, finding, section, also_known) for finding in found]
+    return None, [_complaint(model, data, finding, section, also_known) for finding in found]
 
 
 def _complaint(
-    model: type[BaseModel], finding: Any, section: str, also_known: tuple[str, ...]
+    model: type[BaseModel], data: Any, finding: Any, section: str, also_known: tuple[str, ...]
 ) -> tuple[ItemPath, bool, str]:
     path: ItemPath = finding["loc"]
     name = str(path[-1]) if path else ""
@@ -74,7 +74,15 @@ def _complaint(
     if finding["type"] == "missing":
         mend = _MISSING.get(name, "add it")
         return path, True, f"the key '{name}' is missing; {mend}"
-    return path, False, _wrong_value(finding, path, section)
+    return path, False, _wrong_value(finding | {"input": _at(data, path)}, path, section)
+
+
+def _at(data: Any, path: ItemPath) -> Any:
+    """The value as it was before any validator touched it: only this one knows its origin."""
+    for step in path:
+        is_there = step in data if isinstance(data, dict) else isinstance(data, list)
+        data = data[step] if is_there else None
+    return data
 
 
 def unknown_key(key: str, known: list[str]) -> str:

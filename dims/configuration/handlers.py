@@ -1,6 +1,6 @@
 """A bot's code, looked at without running a line of it: is it there, and does it compile?
 
-`handlers` is a file when it ends in .py or has a slash, else the dotted name of a module.
+`handlers` is a file when it ends in .py, else the dotted name of a module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find_source(handlers: str, directory: Path) -> Path | None:
 
 
 def _is_file(handlers: str) -> bool:
-    return handlers.endswith(".py") or "/" in handlers
+    return handlers.endswith(".py")
 
 
 def _compile_fault(source: Path, shown: str) -> str | None:

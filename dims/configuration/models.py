@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -70,6 +71,7 @@ Factor = Annotated[
     float, Field(ge=1, le=100, strict=True, allow_inf_nan=False), BeforeValidator(_number)
 ]
 WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_number)]
+PlainText = Annotated[str, AfterValidator(str)]
 Secret = Annotated[SecretStr, Field(min_length=1), BeforeValidator(_plain_text)]
 Admin = Annotated[int | str, BeforeValidator(_admin)]
 
@@ -212,9 +214,9 @@ class BotSettings(DefaultSettings):
     bot's code as it is; it may hold secrets from ${NAME}, so it stays out of the repr.
     """
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    id: PlainText = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     token: Secret | None = None
-    handlers: str = Field(min_length=1)
+    handlers: PlainText = Field(min_length=1)
     admins: Admins = ()
 
 

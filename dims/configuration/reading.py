@@ -60,16 +60,13 @@ def referenced_variables(path: Path) -> frozenset[str]:
 
 
 def read_environment(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables the file uses and DIMS's own, from .env overlaid by `environ`.
+    """The variables of `environ` that the file uses, and DIMS's own; all else stays out.
 
-    Everything else in `environ` stays out. Raises `ConfigError`.
+    Without those of .env, which `load_config` reads itself, so that a later change of it counts.
+    Raises `ConfigError`.
     """
     wanted = referenced_variables(path) | OWN_NAMES
-    dotenv, faults = read_dotenv(path.parent / ".env")
-    if faults:
-        raise _error(path.parent / ".env", faults)
-    merged = {**dotenv, **environ}
-    return {name: merged[name] for name in sorted(wanted) if name in merged}
+    return {name: environ[name] for name in sorted(wanted) if name in environ}
 
 
 def _open(path: Path, environ: Mapping[str, str]) -> Ground:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dims.sandbox.accounts import Bot
 from dims.sandbox.hub import Hub, Link
 from dims.sandbox.keyring import AuthKey
 from dims.sandbox.rpc import RpcFault
-from dims.sandbox.world import Bot, World
+from dims.sandbox.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from telethon.tl.tlobject import TLRequest
 
 from dims.errors import ProtocolError
 from dims.sandbox import methods, mtproto, rpc, views, wire
+from dims.sandbox.accounts import Bot
 from dims.sandbox.call import Call, ListenAddress
 from dims.sandbox.exchange import KeyExchange
 from dims.sandbox.faults import Moment
@@ -25,12 +26,13 @@ from dims.sandbox.mtproto import SaltShaker, Session
 from dims.sandbox.rpc import RpcFault
 from dims.sandbox.transport import Transport
 from dims.sandbox.wire import UnknownObject
-from dims.sandbox.world import Bot
 
 UNKNOWN_KEY = (-404).to_bytes(4, "little", signed=True)
 """The transport's error for a key the server does not know (mtproto-transports, errors)."""
 UNREAD_LIMIT_BYTES = 32 * 1024 * 1024
 """A client that does not read its updates is cut here."""
+CUT_DELAY_S = 0.2
+"""How long a connection made during a cut lives on in silence."""
 PUSH_LIMIT = 90
 """Messages per packet: Telethon accepts containers of 100."""
 TCP_ESTABLISHED = 1
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self._tcp: asyncio.Transport | None = None
         self._is_flush_due = False
+        self._is_doomed = False
         self._queued = 0
 
     # --- asyncio ---
@@ -128,9 +131,11 @@ class Connection(asyncio.Protocol):
             self.key, self._session, self.is_acting, self.wants_updates = key, None, False, False
             self._hub.links.add(self)
         verdict = self._hub.verdict(Moment.PACKET, self._bot())
-        if verdict.cut:
-            self.cut()
-        elif not verdict.drop:
+        if verdict.cut and not self._is_doomed:
+            # Telethon comes back at once; cut at once, it would spin as fast as both can.
+            self._is_doomed = True
+            asyncio.get_running_loop().call_later(CUT_DELAY_S, self.cut)
+        elif not (self._is_doomed or verdict.drop):
             self._messages(key, packet)
 
     def _exchange_step(self, packet: bytes) -> None:

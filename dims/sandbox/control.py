@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any
@@ -15,11 +16,12 @@ from dims.errors import UsageError
 from dims.ipc.envelope import Envelope
 from dims.ipc.peer import Peer
 from dims.sandbox import faults, views
+from dims.sandbox.accounts import Bot
+from dims.sandbox.box import Message
 from dims.sandbox.call import ListenAddress
 from dims.sandbox.faults import Blow, FaultKind
 from dims.sandbox.hub import Event, Hub, Tally
 from dims.sandbox.people import People
-from dims.sandbox.world import Bot, Message
 
 Body = Mapping[str, Any]
 Reply = dict[str, Any]
@@ -169,7 +171,7 @@ class Control:
             if body.get("duration_s") is None and body.get("count") is None:
                 return {"struck": len(cut)}
         fault = faults.parse(next(self._fault_numbers), body, now_s)
-        self._hub.add_fault(fault)
+        self._hub.set_faults((*self._hub.faults, fault))
         return faults.describe(fault, now_s)
 
     async def _list_faults(self, _body: Body) -> Reply:
@@ -192,7 +194,7 @@ class Control:
             )
         )
         cleared = len(self._hub.faults) - len(kept)
-        self._hub.faults = kept
+        self._hub.set_faults(kept)
         return {"cleared": cleared}
 
     def _strike(self, blow: Blow, bot: Bot) -> int:
@@ -210,28 +212,35 @@ class Control:
 
     async def _status(self, _body: Body) -> Reply:
         world = self._hub.world
+        connections = Counter(
+            link.key.account_id for link in self._hub.links if link.key is not None
+        )
         return {
             "address": self._address.to_json(),
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "connections": len(self._hub.links),
             "personas": [persona.name for persona in world.personas.values()],
-            "accounts": [self._account_json(bot) for bot in world.bots.values()],
+            "accounts": [
+                self._account_json(bot, connections[bot.id]) for bot in world.bots.values()
+            ],
             "requests": dict(self._hub.requests),
             "unknown_requests": dict(self._hub.unknown),
             "faults": len(self._hub.faults),
         }
 
-    def _account_json(self, bot: Bot) -> Reply:
+    def _account_json(self, bot: Bot, connections: int) -> Reply:
         tally = self._hub.tallies.get(bot.id, Tally())
         return {
             "name": bot.name,
             "username": bot.username,
             "user_id": bot.id,
-            "connections": len(self._hub.links_of(bot)),
+            "connections": connections,
+            "peak_connections": tally.peak_connections,
             "logins": tally.logins,
             "cold_logins": tally.cold_logins,
             "auth_keys": len(self._hub.keyring.of(bot.id)),
             "duplicated": tally.duplicated,
+            "authorised_at_s": tally.authorised_at_s,
             "updates_pending": self._hub.world.undelivered_count(bot),
             "messages_in": tally.messages_in,
             "messages_out": tally.messages_out,

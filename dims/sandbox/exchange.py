@@ -130,13 +130,13 @@ class KeyExchange:
         if not crypto.is_safe_share(share):
             raise ProtocolError("an unsafe g_b")
         auth_key = pow(share, self._secret, crypto.DH_PRIME).to_bytes(256, "big")
-        new_nonce, self._new_nonce = self._new_nonce, None
         if auth_key[0] == 0:
             # Telethon strips leading zeros of the key, so the two sides would disagree.
             stripped = auth_key.lstrip(b"\0")
-            digest = crypto.new_nonce_hash(stripped, new_nonce, 2)
+            digest = crypto.new_nonce_hash(stripped, self._new_nonce, 2)
             return Step(DhGenRetry(self._nonce, self._server_nonce, digest))
-        digest = crypto.new_nonce_hash(auth_key, new_nonce, 1)
+        digest = crypto.new_nonce_hash(auth_key, self._new_nonce, 1)
+        self._new_nonce = None
         return Step(DhGenOk(self._nonce, self._server_nonce, digest), auth_key)
 
     def _read_inner(self, cipher: bytes) -> Any:

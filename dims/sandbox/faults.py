@@ -104,6 +104,21 @@ def decide(
     return verdict, table if len(kept) == len(table) and verdict is NOTHING else tuple(kept)
 
 
+def outage_end(table: FaultTable, now_s: float) -> float | None:
+    """When clients may connect again: None means now, infinity means when the fault is cleared.
+
+    A cut of all bots without a count is an outage: connections are refused. Accepting them to cut
+    them would be another thing: Telethon takes each for a success and tries again without a pause.
+    """
+    ends = [
+        float("inf") if fault.until_s is None else fault.until_s
+        for fault in table
+        if fault.kind is FaultKind.CUT and fault.bot is None and fault.left is None
+    ]
+    end_s = max(ends, default=now_s)
+    return end_s if end_s > now_s else None
+
+
 def parse(number: int, body: Mapping[str, Any], now_s: float) -> Fault:
     """The fault that a control request describes; raises UsageError."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +12,22 @@ from typing import Any, Protocol
 
 from telethon.tl.tlobject import TLObject
 
+from dims.errors import StateError
 from dims.sandbox import views
-from dims.sandbox.faults import NOTHING, Fault, FaultTable, Moment, Verdict, decide
+from dims.sandbox.accounts import Bot
+from dims.sandbox.box import ChangeKind, Message, UserId
+from dims.sandbox.faults import NOTHING, FaultTable, Moment, Verdict, decide
 from dims.sandbox.keyring import AuthKey, Keyring
 from dims.sandbox.store import Store
-from dims.sandbox.world import Bot, Change, ChangeKind, Message, UserId, World
+from dims.sandbox.world import Change, World
 
+RETRY_DELAY_S = 1.0
+"""How long after a failed commit the next one is tried."""
 FLUSH_DELAY_S = 0.03
 """How long messages gather before they are committed."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -47,6 +56,9 @@ class Tally:
     duplicated: int = 0
     messages_in: int = 0
     messages_out: int = 0
+    peak_connections: int = 0
+    authorised_at_s: float | None = None
+    """When a connection first acted as this account, the last time; CLOCK_MONOTONIC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class Hub:
     requests: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     faults: FaultTable = ()
+    on_faults: Callable[[], None] = lambda: None
     queries: dict[int, Query] = field(default_factory=dict)
     _listeners: dict[tuple[UserId, UserId], set[asyncio.Queue[Event]]] = field(default_factory=dict)
     _flush_timer: asyncio.TimerHandle | None = None
@@ -96,9 +109,10 @@ class Hub:
         )
         return found
 
-    def add_fault(self, fault: Fault) -> None:
-        """Puts a fault in force."""
-        self.faults = (*self.faults, fault)
+    def set_faults(self, table: FaultTable) -> None:
+        """Replaces the faults in force."""
+        self.faults = table
+        self.on_faults()
 
     # --- connections ---
 
@@ -108,16 +122,26 @@ class Hub:
 
     def act(self, link: Link, key: AuthKey) -> bool:
         """Notes that `link` acts with `key`; False if another open connection does so too."""
-        others = self.acting.setdefault(key.id, set())
-        for other in list(others):
-            if other is not link and other.is_peer_gone():
-                other.cut()
-                others.discard(other)
-        if others - {link}:
+        if self._living(key, link):
             return False
-        others.add(link)
+        self.acting[key.id] = {link}
         link.is_acting = True
+        if key.account_id is not None:
+            tally = self.tallies.setdefault(key.account_id, Tally())
+            tally.authorised_at_s = asyncio.get_running_loop().time()
+            keys = self.keyring.of(key.account_id)
+            living = 1 + sum(len(self._living(each, link)) for each in keys)
+            tally.peak_connections = max(tally.peak_connections, living)
         return True
+
+    def _living(self, key: AuthKey, but: Link) -> set[Link]:
+        """Other connections that act with a key and whose clients have not closed their end."""
+        others = self.acting.get(key.id, set()) - {but}
+        gone = {other for other in others if other.is_peer_gone()}
+        for other in gone:
+            other.cut()
+            self.acting[key.id].discard(other)
+        return others - gone
 
     def leave(self, link: Link) -> None:
         """Forgets a closed connection."""
@@ -143,6 +167,7 @@ class Hub:
         if not change.messages:
             return
         self.save_later(bot, change.messages)
+        self.store.forget_later(bot, self.world.trim(bot))
         if origin is None:
             bot.undelivered.add(change.pts)
         self._count(change)
@@ -196,7 +221,12 @@ class Hub:
 
     def _flush(self) -> None:
         self._flush_timer = None
-        self.store.flush()
+        try:
+            self.store.flush()
+        except StateError as error:
+            _log.error("%s; trying again", error)  # noqa: TRY400 (one line says it all)
+            loop = asyncio.get_running_loop()
+            self._flush_timer = loop.call_later(RETRY_DELAY_S, self._flush)
 
     # --- helpers ---
 

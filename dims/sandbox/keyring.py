@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dims.sandbox import crypto
-from dims.sandbox.world import UserId
+from dims.sandbox.box import UserId
 
 
 @dataclass(slots=True)

@@ -10,10 +10,10 @@ from typing import Any
 from telethon.tl import types
 
 from dims.sandbox import views
+from dims.sandbox.box import Draft, Message, UserId
 from dims.sandbox.call import Signed
 from dims.sandbox.rpc import RpcFault
 from dims.sandbox.wire import Result
-from dims.sandbox.world import Draft, Message, UserId
 
 TEXT_LIMIT = 4096
 """UTF-16 units in a message."""

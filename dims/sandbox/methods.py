@@ -15,10 +15,11 @@ from telethon.tl import functions, types
 from telethon.tl.tlobject import TLObject
 
 from dims.sandbox import messaging, views
+from dims.sandbox.accounts import Bot
+from dims.sandbox.box import UserId
 from dims.sandbox.call import Call, Signed
 from dims.sandbox.rpc import RpcFault
 from dims.sandbox.wire import Result
-from dims.sandbox.world import Bot, UserId
 
 DIFFERENCE_LIMIT = 100
 """Changes in one slice of updates.getDifference."""
@@ -86,6 +87,9 @@ def get_difference(call: Signed) -> Result:
         raise RpcFault(400, "PERSISTENT_TIMESTAMP_INVALID")
     limit = min(DIFFERENCE_LIMIT, call.request.pts_limit or DIFFERENCE_LIMIT)
     found = call.world.difference(call.bot, pts, max(1, limit))
+    if found is None:
+        _delivered(call, call.bot.pts)
+        return types.updates.DifferenceTooLong(call.bot.pts)
     _delivered(call, found.pts)
     if found.is_final and found.pts == pts:
         return types.updates.DifferenceEmpty(views.date(call.now_s), 1)

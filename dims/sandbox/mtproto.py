@@ -10,6 +10,7 @@ import struct
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -60,13 +61,17 @@ class SaltShaker:
 
     def salt(self, key_id: bytes, now_s: float) -> int:
         """The salt of the hour around `now_s`, signed."""
-        hour = int(now_s // SALT_PERIOD_S).to_bytes(8, "little")
-        digest = sha256(self.secret + key_id + hour).digest()
-        return int.from_bytes(digest[:8], "little", signed=True)
+        return _salt(self.secret, key_id, int(now_s // SALT_PERIOD_S))
 
     def is_valid(self, salt: int, key_id: bytes, now_s: float) -> bool:
         """Whether it is the salt of this hour or, for clients in flight, of the last."""
-        return salt in (self.salt(key_id, now_s), self.salt(key_id, now_s - SALT_PERIOD_S))
+        return salt == self.salt(key_id, now_s) or salt == self.salt(key_id, now_s - SALT_PERIOD_S)
+
+
+@lru_cache(maxsize=10_000)
+def _salt(secret: bytes, key_id: bytes, hour: int) -> int:
+    digest = sha256(secret + key_id + hour.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def open_packet(auth_key: bytes, packet: bytes) -> Opened:

@@ -10,9 +10,10 @@ from telethon.tl import types
 
 from dims.errors import UsageError
 from dims.sandbox import views
+from dims.sandbox.accounts import Bot, Persona
+from dims.sandbox.box import Draft, Message
 from dims.sandbox.hub import Hub, Query
 from dims.sandbox.messaging import TEXT_LIMIT
-from dims.sandbox.world import Bot, Draft, Message, Persona
 
 _COMMAND = re.compile(r"(?<!\S)/[A-Za-z0-9_]{1,32}(@[A-Za-z0-9_]{3,32})?")
 QUERY_LIMIT = 10_000

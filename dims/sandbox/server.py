@@ -17,15 +17,15 @@ from dims.sandbox import keys
 from dims.sandbox.call import ListenAddress
 from dims.sandbox.connection import Connection, Context
 from dims.sandbox.control import Control
+from dims.sandbox.door import BACKLOG, HOST, Door, bind
+from dims.sandbox.faults import outage_end
 from dims.sandbox.hub import Hub
 from dims.sandbox.keyring import Keyring
 from dims.sandbox.mtproto import SaltShaker
 from dims.sandbox.store import Store
 from dims.sandbox.world import World
 
-HOST = "127.0.0.1"
 DC_ID = 2
-BACKLOG = 4096
 SOCKET_PATH_LIMIT_BYTES = 107
 """Length of sun_path on Linux without its final zero (unix(7))."""
 
@@ -47,7 +47,8 @@ class Sandbox:
         self._port = port
         self._control_path = control
         self._clock = clock
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
+        self._outage_timer: asyncio.TimerHandle | None = None
         self._control: RequestServer | None = None
         self._store: Store | None = None
         self.stopped = asyncio.Event()
@@ -69,9 +70,11 @@ class Sandbox:
             self._control = None
             if self._control_path is not None:
                 self._control_path.unlink(missing_ok=True)
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._outage_timer is not None:
+            self._outage_timer.cancel()
+        if self._door is not None:
+            await self._door.close()
+            self._door = None
             for link in list(self.hub.links):
                 link.cut()
         if self._store is not None:
@@ -92,13 +95,24 @@ class Sandbox:
             HOST, listener.getsockname()[1], DC_ID, str(self._directory / "public.pem")
         )
         context = Context(self.hub, server_key, SaltShaker(secret), self.address)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(context), sock=listener, backlog=BACKLOG
-        )
+        self._door = Door(listener, lambda: Connection(context))
+        await self._door.open()
+        self.hub.on_faults = self._heed_outage
         if self._control_path is not None:
             await self._serve_control(self._control_path)
         text = json.dumps(self.address.to_json())
         keys.write_file(self._directory / "address.json", text + "\n", 0o644)
+
+    def _heed_outage(self) -> None:
+        if self._outage_timer is not None:
+            self._outage_timer.cancel()
+            self._outage_timer = None
+        loop = asyncio.get_running_loop()
+        end_s = outage_end(self.hub.faults, loop.time())
+        if self._door is not None:
+            self._door.want(is_open=end_s is None)
+        if end_s is not None and end_s != float("inf"):
+            self._outage_timer = loop.call_at(end_s, self._heed_outage)
 
     def _prepare_directory(self) -> None:
         try:
@@ -108,14 +122,14 @@ class Sandbox:
 
     def _listen(self) -> socket.socket:
         if self._port:
-            return _bind(self._port)
+            return bind(self._port)
         last = self._last_port()
         if last:
             try:
-                return _bind(last)
+                return bind(last)
             except ServiceError:
                 _log.info("the former port %d is taken, taking another", last)
-        return _bind(0)
+        return bind(0)
 
     def _last_port(self) -> int:
         try:
@@ -161,19 +175,4 @@ def listen_unix(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ServiceError(f"cannot listen on {path}: {error.strerror}") from error
-    return listener
-
-
-def _bind(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ServiceError(
-            f"port {port} of {HOST} cannot be used: {error.strerror}",
-            hint="choose another port, or leave it out to get a free one",
-        ) from error
     return listener

@@ -19,8 +19,10 @@ from telethon.tl.tlobject import TLObject
 
 from dims.errors import AlreadyRunningError, StateError
 from dims.sandbox import wire
+from dims.sandbox.accounts import Bot, Persona
+from dims.sandbox.box import Message, UserId
 from dims.sandbox.keyring import AuthKey, Keyring
-from dims.sandbox.world import Bot, Message, Persona, UserId, World
+from dims.sandbox.world import World
 
 SKIP_AFTER_CRASH = 1_000
 """More than can be told to a client within one flush interval, per bot."""
@@ -47,6 +49,7 @@ CREATE TABLE IF NOT EXISTS message (
 ) WITHOUT ROWID;
 """
 _SAVE_BOT = "REPLACE INTO bot VALUES (?,?,?,?,?,?,?,?,?)"
+_FORGET_MESSAGE = "DELETE FROM message WHERE bot_id = ? AND id = ?"
 _SAVE_MESSAGE = "REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 
@@ -74,6 +77,7 @@ class Store:
             ) from error
         self._dirty_bots: dict[UserId, Bot] = {}
         self._dirty_messages: dict[tuple[UserId, int], Message] = {}
+        self._forgotten: list[tuple[UserId, int]] = []
 
     @property
     def is_dirty(self) -> bool:
@@ -149,16 +153,33 @@ class Store:
         for message in messages:
             self._dirty_messages[bot.id, message.id] = message
 
+    def forget_later(self, bot: Bot, message_ids: list[int]) -> None:
+        """Removed for good by the next `flush`."""
+        for message_id in message_ids:
+            self._dirty_messages.pop((bot.id, message_id), None)
+            self._forgotten.append((bot.id, message_id))
+
     def flush(self) -> None:
-        """Commits what waits, in one transaction."""
+        """Commits what waits, in one transaction; raises StateError and keeps it if that fails."""
         if not self.is_dirty:
             return
-        bots, self._dirty_bots = self._dirty_bots, {}
-        messages, self._dirty_messages = self._dirty_messages, {}
-        rows = (_message_row(bot_id, message) for (bot_id, _), message in messages.items())
+        try:
+            self._commit()
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StateError(f"the sandbox cannot save: {error}") from error
+        self._dirty_bots.clear()
+        self._dirty_messages.clear()
+        self._forgotten.clear()
+
+    def _commit(self) -> None:
+        messages = self._dirty_messages.items()
+        rows = (_message_row(bot_id, message) for (bot_id, _), message in messages)
         self._db.execute("BEGIN")
-        self._db.executemany(_SAVE_BOT, map(_bot_row, bots.values()))
+        self._db.executemany(_SAVE_BOT, map(_bot_row, self._dirty_bots.values()))
         self._db.executemany(_SAVE_MESSAGE, rows)
+        self._db.executemany(_FORGET_MESSAGE, self._forgotten)
         self._db.execute("COMMIT")
 
     def close(self) -> None:

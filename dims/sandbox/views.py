@@ -9,7 +9,9 @@ from typing import Any
 from telethon.tl import types
 from telethon.tl.tlobject import TLObject
 
-from dims.sandbox.world import Bot, Change, ChangeKind, Difference, Message, Persona, UserId, World
+from dims.sandbox.accounts import Bot, Persona
+from dims.sandbox.box import ChangeKind, Difference, Message, UserId
+from dims.sandbox.world import Change, World
 
 
 def date(seconds: float) -> datetime:

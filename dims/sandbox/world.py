@@ -10,107 +10,20 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NewType
+from dataclasses import dataclass
 
 from dims.errors import UsageError
-
-UserId = NewType("UserId", int)
-"""A bot's or a persona's id; both come from one space, as in Telegram."""
+from dims.sandbox.accounts import Bot, Persona
+from dims.sandbox.box import Box, ChangeKind, Difference, Draft, Message, UserId
 
 FIRST_BOT_ID = 7_000_000_001
 FIRST_PERSONA_ID = 5_000_000_001
-FIRST_PTS = 1
-"""Telethon takes a pts of 0 for "no state"."""
 TOKEN_FORMAT = re.compile(r"[0-9]{5,16}:[A-Za-z0-9_-]{35}")
+BOX_LIMIT = 20_000
+"""Messages kept per bot, as a sandbox that runs for weeks must not grow for ever."""
 NAME_FORMAT = re.compile(r"[^\x00-\x1f]{1,64}")
-
-
-class ChangeKind(StrEnum):
-    """What happened to a message."""
-
-    NEW = "new"
-    EDIT = "edit"
-    DELETE = "delete"
-
-
-@dataclass(slots=True)
-class Message:
-    """One message in a bot's box; `out` means the bot wrote it. Entities and markup are opaque."""
-
-    id: int
-    peer_id: UserId
-    out: bool
-    date_s: int
-    text: str
-    entities: tuple[Any, ...] = ()
-    markup: Any | None = None
-    reply_to: int | None = None
-    random_id: int | None = None
-    edit_date_s: int | None = None
-    created_pts: int = 0
-    edited_pts: int = 0
-    deleted_pts: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What somebody wants to say."""
-
-    text: str
-    entities: tuple[Any, ...] = ()
-    markup: Any | None = None
-    reply_to: int | None = None
-    random_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Persona:
-    """A human of the sandbox; acts through the control API only."""
-
-    id: UserId
-    name: str
-    username: str | None
-
-
-@dataclass(slots=True)
-class Box:
-    """A bot's messages by id, and their changes as (pts, message id) in order of pts."""
-
-    messages: dict[int, Message] = field(default_factory=dict)
-    changes: list[tuple[int, int]] = field(default_factory=list)
-    by_random_id: dict[int, int] = field(default_factory=dict)
-    peers: set[UserId] = field(default_factory=set)
-
-    def add(self, message: Message) -> None:
-        """Takes a message in, new or loaded."""
-        self.messages[message.id] = message
-        self.peers.add(message.peer_id)
-        for pts in (message.created_pts, message.edited_pts, message.deleted_pts):
-            if pts:
-                insort(self.changes, (pts, message.id))
-        if message.random_id is not None:
-            self.by_random_id[message.random_id] = message.id
-
-
-@dataclass(slots=True)
-class Bot:
-    """A bot account; `repr` does not show the token."""
-
-    id: UserId
-    name: str
-    username: str
-    token: str = field(repr=False)
-    token_generation: int = 0
-    pts: int = FIRST_PTS
-    last_message_id: int = 0
-    delivered_pts: int = FIRST_PTS
-    commands: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    undelivered: set[int] = field(default_factory=set)
-    box: Box | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +35,6 @@ class Change:
     messages: tuple[Message, ...]
     pts: int
     pts_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What changed after some pts, up to `pts`; `is_final` is False when there is more."""
-
-    new: tuple[Message, ...]
-    edited: tuple[tuple[int, Message], ...]
-    deleted: tuple[tuple[int, Message], ...]
-    pts: int
-    is_final: bool
 
 
 class World:
@@ -312,11 +214,21 @@ class World:
                 gone.append(message)
         return Change(bot, ChangeKind.DELETE, tuple(gone), bot.pts, len(gone))
 
-    def difference(self, bot: Bot, pts: int, limit: int) -> Difference:
-        """The changes after `pts`, at most `limit` of them, each message in its present form."""
+    def trim(self, bot: Bot) -> list[int]:
+        """Forgets the oldest tenth of a box that is over its limit; returns the ids."""
+        box = self.box(bot)
+        return box.forget_oldest(BOX_LIMIT // 10) if len(box.messages) > BOX_LIMIT else []
+
+    def difference(self, bot: Bot, pts: int, limit: int) -> Difference | None:
+        """The changes after `pts`, at most `limit` of them, each message in its present form.
+
+        None if they are too long ago.
+        """
         if pts >= bot.pts:
             return Difference((), (), (), bot.pts, is_final=True)
         box = self.box(bot)
+        if pts < box.horizon_pts:
+            return None
         start = bisect_right(box.changes, (pts, 1 << 62))
         part = box.changes[start : start + limit]
         is_final = start + limit >= len(box.changes)

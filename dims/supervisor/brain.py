@@ -19,7 +19,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from dims.config import load_config, read_environment
+from dims.config import load_config
 from dims.errors import DimsError
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.server import RequestServer
@@ -65,7 +65,7 @@ async def _serve(
 async def _run(layout: Layout, config_path: Path) -> None:
     link = socket.socket(fileno=LINK_FD)
     welcome, early = receive_welcome(link)
-    config = load_config(config_path, read_environment(config_path, welcome["environment"]))
+    config = load_config(config_path, welcome["environment"])
     store = Store(layout.database)
     try:
         await _serve(ProcessSupervisor(config, layout, store), link, early, welcome["wish"])

@@ -114,13 +114,17 @@ class Engine:
         """Something happened to `unit`; decided at once, or after what is being decided now."""
         self._facts.append((unit, fact))
         if not self._deciding:
-            self._deciding = True
-            try:
-                while self._facts:
-                    self._decide(*self._facts.popleft())
-            finally:
-                self._deciding = False
+            self._notice_gap()
+            self._drain()
             self._settle()
+
+    def _drain(self) -> None:
+        self._deciding = True
+        try:
+            while self._facts:
+                self._decide(*self._facts.popleft())
+        finally:
+            self._deciding = False
 
     def start(self) -> None:
         """Timers run from now on."""
@@ -226,22 +230,25 @@ class Engine:
             delay_s = min(delay_s, max(0.0, self._timers[0][0] - self._clock.monotonic()))
         self._handle = asyncio.get_running_loop().call_later(delay_s, self._ring)
 
-    def _ring(self) -> None:
+    def _notice_gap(self) -> None:
+        """Every turn comes here first, and the next is due within a tick: a longer gap means that
+        this process was suspended, and silence in that time proves nothing about the units."""
         now_s = self._clock.monotonic()
         gap_s, self._seen_s = now_s - self._seen_s, now_s
         if gap_s > 2 * self._tick_s:
             _log.warning("nothing ran here for %.1f s: all deadlines start again", gap_s)
-            for unit in tuple(self._records):
-                self.post(unit, Suspended(gap_s))
-        due: list[tuple[UnitId, Rang | None]] = []
+            self._facts.extendleft((unit, Suspended(gap_s)) for unit in self._records)
+
+    def _ring(self) -> None:
+        self._notice_gap()
+        now_s = self._clock.monotonic()
         while self._timers and self._timers[0][0] <= now_s:
-            due.append(self._timers[0][2:])
-            heapq.heappop(self._timers)
-        for unit, rang in due:
+            _, _, unit, rang = heapq.heappop(self._timers)
             if rang is not None:
-                self.post(unit, rang)
+                self._facts.append((unit, rang))
             else:
                 self._perform_fleet_of(fleet.wake(self._fleet, now_s))
+        self._drain()
         self._settle()
 
 

@@ -19,6 +19,7 @@ from telethon.tl import functions, types
 
 from dims.errors import NotRunningError, ServiceError, UsageError
 from dims.ipc.client import ControlClient
+from dims.sandbox import keys
 from dims.sandbox.server import Sandbox
 
 LIMIT_S = 10.0
@@ -27,7 +28,7 @@ LIMIT_S = 10.0
 async def until(fact: Callable[[], Any]) -> Any:
     """Waits for a fact, never for a duration."""
     async with asyncio.timeout(LIMIT_S):
-        while not (found := fact()):
+        while not (found := fact()):  # noqa: ASYNC110 (the facts are in clients we do not own)
             await asyncio.sleep(0.005)
         return found
 
@@ -93,9 +94,17 @@ class Town:
             await client.disconnect()
 
 
+@pytest.fixture(scope="module")
+def key_pem() -> str:
+    """One server key for all: making one takes 0.1 s."""
+    return keys.generate().private_pem()
+
+
 @pytest_asyncio.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
+async def town(tmp_path: Path, key_pem: str) -> AsyncIterator[Town]:
     logging.getLogger("telethon").setLevel(logging.CRITICAL)
+    (tmp_path / "tg").mkdir()
+    keys.write_file(tmp_path / "tg" / "key.pem", key_pem, 0o600)
     town = Town(tmp_path)
     await town.sandbox.start()
     yield town
@@ -221,14 +230,9 @@ async def test_telegrams_refusals_carry_telegrams_names(town: Town) -> None:
         ]:
             with pytest.raises(error):
                 await client(request)
+        button = types.KeyboardInlineButton("x", types.InlineButtonTypeCallback(b"x" * 65))
+        markup = types.ReplyInlineMarkup([types.KeyboardInlineButtonRow([button])])
         with pytest.raises(errors.ButtonDataInvalidError):
-            markup = types.ReplyInlineMarkup(
-                [
-                    types.KeyboardInlineButtonRow(
-                        [types.KeyboardInlineButton("x", types.InlineButtonTypeCallback(b"x" * 65))]
-                    )
-                ]
-            )
             await client(functions.messages.SendMessageRequest("ann", "x", reply_markup=markup))
         sent = await client.send_message("ann", "same")
         with pytest.raises(errors.MessageNotModifiedError):
@@ -325,7 +329,8 @@ async def test_a_reconnecting_client_is_no_duplicate(town: Town) -> None:
     for _ in range(5):
         async with town.bot(session=session) as client:
             pass
-    assert (await town.account())["duplicated"] == 0
+    account = await town.account()
+    assert (account["duplicated"], account["peak_connections"]) == (0, 1)
 
 
 async def test_other_sessions_of_a_bot_are_told_what_one_sends(town: Town) -> None:
@@ -338,6 +343,7 @@ async def test_other_sessions_of_a_bot_are_told_what_one_sends(town: Town) -> No
         await until(lambda: first.heard and second.heard)
         await first.send_message("ann", "from the first")
         await until(lambda: outgoing == ["from the first"])
+    assert (await town.account())["peak_connections"] == 2
 
 
 async def test_a_logged_out_key_is_signed_in_as_nobody(town: Town) -> None:
@@ -386,12 +392,29 @@ async def test_a_silent_server_answers_nothing_until_the_fault_is_cleared(town: 
 
 async def test_a_cut_that_lasts_refuses_connections_until_it_ends(town: Town) -> None:
     async with town.bot(connection_retries=2) as client:
+        session = client.session
         await town.ask("fault.set", kind="cut", duration_s=60)
         with pytest.raises(ConnectionError):
             await client.disconnected
         await town.ask("fault.clear")
-        await client.connect()
+    async with town.bot(session=session) as client:
         assert await client.get_me() is not None
+
+
+async def test_an_outage_ends_by_itself_when_its_time_is_over(town: Town) -> None:
+    async with town.bot(connection_retries=100, retry_delay=0.02) as client:
+        await town.ask("fault.set", kind="cut", duration_s=0.2)
+        async with asyncio.timeout(LIMIT_S):
+            assert await client.get_me() is not None
+
+
+async def test_a_cut_of_one_bot_leaves_the_others_alone(town: Town) -> None:
+    async with town.bot(connection_retries=100) as client, town.bot("other") as other:
+        await town.ask("fault.set", kind="cut", bot="echo", duration_s=0.5)
+        assert await other.get_me() is not None
+        async with asyncio.timeout(LIMIT_S):
+            assert await client.get_me() is not None
+        assert other.is_connected()
 
 
 async def test_withheld_updates_wait_in_the_difference(town: Town) -> None:
@@ -492,6 +515,41 @@ async def test_a_port_in_use_and_a_directory_in_use_are_refused(town: Town, tmp_
         await other.start()
     with pytest.raises(ServiceError, match="another process listens"):
         await Sandbox(tmp_path / "third", control=town.control).start()
+
+
+async def test_the_small_requests_of_a_client_are_answered(town: Town) -> None:
+    async with town.bot() as client:
+        pong = await client(functions.PingRequest(5))
+        assert pong.ping_id == 5
+        salts = await client(functions.GetFutureSaltsRequest(3))
+        assert len(salts.salts) == 3
+        full = await client(functions.users.GetFullUserRequest("me"))
+        assert full.full_user.id == full.users[0].id == (await client.get_me()).id
+        nearest = await client(functions.help.GetNearestDcRequest())
+        assert nearest.this_dc == town.sandbox.address.dc_id
+        with pytest.raises(errors.PersistentTimestampInvalidError):
+            await client(functions.updates.GetDifferenceRequest(10**6, None, 0))
+
+
+async def test_a_client_without_updates_is_sent_none(town: Town) -> None:
+    async with town.bot(receive_updates=False) as client:
+        await town.ask("send", bot="echo", user="ann", text="quiet", wait_s=0)
+        assert await client.get_me() is not None
+        assert client.heard == []
+        assert (await town.account())["updates_pending"] == 1
+
+
+async def test_a_former_port_that_is_taken_is_left_to_others(town: Town) -> None:
+    port = town.sandbox.address.port
+    await town.sandbox.close()
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        await town.restart()
+    assert town.sandbox.address.port != port
+    async with town.bot() as client:
+        assert await client.get_me() is not None
 
 
 async def test_garbage_costs_the_client_its_connection_and_nothing_else(town: Town) -> None:

@@ -81,6 +81,18 @@ def test_a_variable_in_the_wrong_key_is_not_shown_as_a_wrong_value(secret: str, 
     assert secret not in outcome(text, {"SECRET": secret})
 
 
+@given(
+    number=st.integers(10**9, 10**18),
+    place=st.sampled_from(
+        ["telegram: {{server: sandbox, {0}}}", "fleet: {{{0}}}", "defaults: {{limits: {{{0}}}}}"]
+    ),
+    key=st.sampled_from(["sandbox_port", "starts_at_once", "log_files", "heartbeat_s"]),
+)
+def test_a_number_from_a_variable_is_not_repeated(number: int, place: str, key: str) -> None:
+    shown = outcome(place.format(f"{key}: '${{SECRET}}'") + "\n", {"SECRET": str(number)})
+    assert str(number) not in shown
+
+
 @given(token=tokens, key=st.sampled_from(["id", "tokn", "admins"]))
 def test_a_token_in_a_key_where_none_belongs_is_blacked_out(token: str, key: str) -> None:
     text = f"telegram: {{server: sandbox}}\nbots:\n- {{{key}: '{token}'}}\n"

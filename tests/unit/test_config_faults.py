@@ -17,6 +17,7 @@ TOKEN = "123456789:AAEabcdefghijklmnopqrstuvwxyz012345"
 OTHER_TOKEN = "123456789:BBBabcdefghijklmnopqrstuvwxyz01234"
 HEAD = "telegram: {server: sandbox}\nbots:\n"
 BOT = HEAD + "- id: echo\n  handlers: e.py\n"
+WITH_TOKEN = "bots: [{id: a, handlers: e.py, token: 1:a}]\n"
 PRODUCTION = "telegram: {server: production, api_id: 5, api_hash: abc}\nbots:\n"
 
 
@@ -130,14 +131,12 @@ ONE_FAULT = {
         "host is missing",
     ),
     "custom key file": (
-        "telegram: {server: {host: 127.0.0.1, public_key_file: k.pem}}\n"
-        "bots: [{id: a, handlers: e.py, token: 1:a}]\n",
+        "telegram: {server: {host: 127.0.0.1, public_key_file: k.pem}}\n" + WITH_TOKEN,
         "1:55",
         "public_key_file does not exist",
     ),
     "custom unknown key": (
-        "telegram: {server: {host: 127.0.0.1, prot: 5}}\n"
-        "bots: [{id: a, handlers: e.py, token: 1:a}]\n",
+        "telegram: {server: {host: 127.0.0.1, prot: 5}}\n" + WITH_TOKEN,
         "1:38",
         "unknown key 'prot'. Did you mean 'port'?",
     ),
@@ -206,7 +205,7 @@ ONE_FAULT = {
         "log_files must be a whole number, not true",
     ),
     "fraction": (BOT + "  limits: {log_files: 1.5}\n", "5:23", "must be a whole number, not 1.5"),
-    "null for number": (BOT + "  limits:\n    log_files:\n", "6:14", "whole number, not empty"),
+    "null for number": (BOT + "  limits:\n    log_files:\n", "6:15", "whole number, not empty"),
     "infinite": (BOT + "  limits: {heartbeat_s: .inf}\n", "5:25", "heartbeat_s must be a number"),
     "overflow": (BOT + "  restart: {factor: 1e999}\n", "5:21", "factor must be a finite number"),
     "below range": (
@@ -254,6 +253,11 @@ ONE_FAULT = {
         "log_files must be at least 1, not 0",
     ),
     "defaults unknown": (BOT + "defaults: {limts: 5}\n", "5:12", "Did you mean 'limits'?"),
+    "defaults wrong, bot writes what it is checked against": (
+        BOT + "  limits: {heartbeat_s: 9}\ndefaults: {limits: {stuck_after_s: x}}\n",
+        "6:36",
+        "stuck_after_s must be a number, not 'x'",
+    ),
     "defaults clash told once": (
         BOT + "defaults: {limits: {heartbeat_s: 50}}\n",
         "5:34",
@@ -266,6 +270,11 @@ ONE_FAULT = {
     "set but empty": (BOT + "  token: ${EMPTY}\n", "5:10", "token is empty"),
     "default syntax": (BOT + "  token: ${A:-b}\n", "5:10", "only ${NAME} with letters"),
     "unclosed": (BOT + "  token: ${A\n", "5:10", "only ${NAME} with letters"),
+    "variable out of range": (
+        BOT + "  limits:\n    log_files: ${MANY}\n",
+        "6:16",
+        "log_files must be at most 100, which the value of variable MANY is not",
+    ),
     "variable no number": (
         BOT + "  limits:\n    log_files: ${BOT_TOKEN}\n",
         "6:16",
@@ -277,7 +286,7 @@ ONE_FAULT = {
 @pytest.mark.parametrize("name", ONE_FAULT)
 def test_each_mistake_is_one_line_at_its_exact_place(name: str, tmp_path: Path) -> None:
     text, place, wording = ONE_FAULT[name]
-    faults = faults_of(tmp_path, text, {"BOT_TOKEN": TOKEN, "EMPTY": ""})
+    faults = faults_of(tmp_path, text, {"BOT_TOKEN": TOKEN, "EMPTY": "", "MANY": "98765"})
     assert len(faults) == 1, faults
     assert faults[0].startswith(f"bots.yaml:{place}: "), faults[0]
     assert wording in faults[0]
