@@ -173,12 +173,14 @@ class Fleet:
         answer = self.status()
         return next(unit for unit in (*answer["bots"], *answer["services"]) if unit["id"] == name)
 
-    def until_state(self, name: str, *states: str, within_s: float = WITHIN_S) -> dict[str, Any]:
-        """The unit's status once it is in one of `states`."""
+    def until_state(
+        self, name: str, *states: str, after: int = 0, within_s: float = WITHIN_S
+    ) -> dict[str, Any]:
+        """The unit's status once it is in one of `states`, in an incarnation later than `after`."""
 
         def there() -> dict[str, Any] | None:
             unit = self.unit(name)
-            return unit if unit["state"] in states else None
+            return unit if unit["state"] in states and unit["incarnation"] > after else None
 
         return until(there, f"{name} is {' or '.join(states)}", within_s)
 

@@ -72,7 +72,7 @@ def _show(answer: dict[str, Any], *, already: bool, took_s: float) -> None:
 @click.option("--timeout", "timeout_s", type=float, default=DEFAULT_TIMEOUT_S, show_default=True)
 def stop(place: Where, timeout_s: float) -> None:
     """Stop all bots and the supervisor. What ran comes back with `dims start`."""
-    answer = _status(place)
+    answer = _status(place) or _status_of_the_orphaned(place)
     if answer is None:
         click.echo("not running")
         return
@@ -82,6 +82,19 @@ def stop(place: Where, timeout_s: float) -> None:
         brain.request("shutdown")
     until_gone(place, {pid for pid in pids if pid}, timeout_s)
     click.echo(f"stopped {sum(bot['pid'] is not None for bot in answer['bots'])} bots")
+
+
+def _status_of_the_orphaned(place: Where) -> dict[str, Any] | None:
+    """After a kill of keeper and brain bots go on: a new brain takes them in, to end them."""
+    try:
+        if not place.layout.control_socket.exists():
+            return None
+    except NotRunningError:
+        return None
+    from dims.cli.launch import launch  # noqa: PLC0415 (pydantic: only for a real start)
+
+    launch(place, None, foreground=False)
+    return _status(place)
 
 
 def _status(place: Where) -> dict[str, Any] | None:

@@ -28,10 +28,10 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if k in ALLOWED or k.startswith("LC_")}
 
 
-def launch(place: Where, wish: Mapping[str, Any], *, foreground: bool) -> None:
+def launch(place: Where, wish: Mapping[str, Any] | None, *, foreground: bool) -> None:
     """Starts the supervisor and returns when its brain answers; with `foreground`, never returns.
 
-    `wish` says which bots to start: the body of the brain's `start` request.
+    `wish` says which bots to start besides those that ran: the body of the brain's `start` request.
 
     Raises ConfigError before anything is started, StateError when the state directory cannot be
     used, ServiceError with the reason when the supervisor leaves at once.

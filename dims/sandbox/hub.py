@@ -224,7 +224,7 @@ class Hub:
         try:
             self.store.flush()
         except StateError as error:
-            _log.error("%s; trying again", error)  # noqa: TRY400 (one line says it all)
+            _log.error("%s; trying again", error)
             loop = asyncio.get_running_loop()
             self._flush_timer = loop.call_later(RETRY_DELAY_S, self._flush)
 

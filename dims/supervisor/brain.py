@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -20,7 +21,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from dims.config import load_config
-from dims.errors import DimsError
+from dims.errors import AlreadyRunningError, DimsError
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.server import RequestServer
 from dims.layout import Layout
@@ -56,10 +57,23 @@ async def _serve(
     await control.start()
     try:
         await supervisor.stopped.wait()
-        supervisor.keeper.finished()
+        if not supervisor.keeper.finished():
+            _clean_up_for_keeper(supervisor.layout)
     finally:
         supervisor.close()
         await control.close()
+
+
+def _clean_up_for_keeper(layout: Layout) -> None:
+    """Removes what a keeper that was killed could not: its sockets and its lock."""
+    for path in (layout.control_socket, layout.bot_socket):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        layout.runtime.rmdir()
+    lock = FileLock(layout.lock)
+    with contextlib.suppress(AlreadyRunningError):
+        lock.take("a keeper")
+    lock.release()
 
 
 async def _run(layout: Layout, config_path: Path) -> None:

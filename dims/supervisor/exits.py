@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from dataclasses import dataclass
 
 
@@ -41,7 +43,11 @@ def is_alive(pid: int, started: int) -> bool:
 
 
 def reap() -> list[Exit]:
-    """Every child that has ended by now, reaped."""
+    """Every child that has ended by now, reaped.
+
+    What a child that led a process group left behind in it is killed first: a bot's own children
+    must not outlive it. While the leader is a zombie its number cannot belong to anybody else.
+    """
     exits: list[Exit] = []
     while True:
         try:
@@ -52,6 +58,7 @@ def reap() -> list[Exit]:
         if seen is None:
             return exits
         started = start_time(seen.si_pid)
+        _end_group(seen.si_pid)
         os.waitpid(seen.si_pid, 0)
         exited = seen.si_code == os.CLD_EXITED
         exits.append(
@@ -62,6 +69,13 @@ def reap() -> list[Exit]:
                 None if exited else seen.si_status,
             )
         )
+
+
+def _end_group(leader: int) -> None:
+    fields = _stat_fields(leader)
+    if fields and int(fields[2]) == leader:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 def _stat_fields(pid: int) -> list[bytes]:

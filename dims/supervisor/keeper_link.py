@@ -74,9 +74,9 @@ class KeeperLink:
         """Asks for a process; False when there is no keeper to ask."""
         return self._say("spawn", {"tag": tag, "argv": argv, "log": log})
 
-    def finished(self) -> None:
-        """Says that all is stopped and that no new brain is wanted."""
-        self._say("finished", {})
+    def finished(self) -> bool:
+        """Says that all is stopped and that no new brain is wanted; False without a keeper."""
+        return self._say("finished", {})
 
     def _say(self, kind: str, body: Mapping[str, Any]) -> bool:
         if self._channel is None:

@@ -45,7 +45,7 @@ from dims.supervisor.links import Links
 from dims.supervisor.orders import Desired, Stop
 from dims.supervisor.processes import Processes
 from dims.supervisor.report import Readings
-from dims.supervisor.states import State, UnitRecord
+from dims.supervisor.states import SERVING, State, UnitRecord
 from dims.supervisor.store import Store, StoredUnit
 from dims.supervisor.units import SANDBOX, ZYGOTE, TelegramAddress, UnitKind
 
@@ -338,6 +338,11 @@ class ProcessSupervisor:
             return
         self.engine.post(unit, Ready(incarnation))
         if self._kinds[unit] is UnitKind.ZYGOTE:
+            self._may_be_used(unit)
+
+    def _may_be_used(self, unit: UnitId) -> None:
+        """Lets in those who need a service; not if it says ready while it is made to leave."""
+        if self.engine.records[unit].state in SERVING:
             self.engine.service_ready(unit, up=True)
 
     async def _open_sandbox(self, incarnation: Incarnation, said: Mapping[str, Any]) -> None:
@@ -355,7 +360,7 @@ class ProcessSupervisor:
             return
         self._tokens = {UnitId(name): token for name, token in made.items()}
         self.engine.post(SANDBOX, Ready(incarnation))
-        self.engine.service_ready(SANDBOX, up=True)
+        self._may_be_used(SANDBOX)
 
     # Files of failed bots
 

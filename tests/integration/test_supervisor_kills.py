@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -136,7 +135,7 @@ def test_a_killed_zygote_takes_no_bot_with_it_and_the_next_one_forks_again(fleet
     before, workers = fleet.unit("zygote"), pids(fleet)
     fleet.kill(before["pid"])
     assert fleet.say("ada", "who forks now?") == ["who forks now?"]
-    fleet.until_state("zygote", "ready")
+    fleet.until_state("zygote", "ready", after=before["incarnation"])
     assert fleet.unit("zygote")["incarnation"] == before["incarnation"] + 1
     assert pids(fleet) == workers
     killed = fleet.unit("bob")
@@ -152,7 +151,7 @@ def test_after_a_kill_of_the_local_telegram_the_bots_serve_with_their_old_sessio
 ) -> None:
     before = fleet.unit("sandbox")
     fleet.kill(before["pid"])
-    fleet.until_state("sandbox", "ready")
+    fleet.until_state("sandbox", "ready", after=before["incarnation"])
     assert fleet.unit("sandbox")["incarnation"] == before["incarnation"] + 1
     for bot in BOTS:
         until(lambda bot=bot: fleet.account(bot)["connections"] == 1, f"{bot} is connected")
@@ -225,7 +224,7 @@ def test_a_fleet_whose_supervisor_is_gone_is_stopped_all_the_same(make_fleet: Ma
     assert fleet.leftovers() == []
 
 
-def test_a_bot_stopped_by_hand_stays_stopped_over_a_kill_of_the_brain(make_fleet: Path) -> None:
+def test_a_bot_stopped_by_hand_stays_stopped_over_a_kill_of_the_brain(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(FLEET, files={"echo.py": ECHO})
     fleet.start("--all")
     fleet.dims("bot", "stop", "ada")
