@@ -45,6 +45,8 @@ HEALTH_EVERY_S = 60.0
 """Between two health requests; Telethon itself pings every 60 s."""
 MEMORY_EVERY = 6
 """Heartbeats between two readings of memory, each of which walks all mappings."""
+RECONNECTS = 5
+"""Failed health requests a second apart before a worker gives its connection up."""
 BURST = 100
 """Updates since the last time after which a worker gives freed memory back."""
 WILL_CODE = 75
@@ -227,9 +229,12 @@ class Worker:
                 if misses > 1:
                     return Failure(DEAF, "connected, but Telegram does not answer")
             except ConnectionError as error:
-                # Telethon reconnects by itself; when it gives up, `disconnected` says so.
+                # Telethon reconnects by itself, but against a server that accepts and cuts at
+                # once it does so without pause and for ever: the supervisor's backoff is better.
                 misses += 1
                 self._trouble = f"no connection: {error}"
+                if misses > RECONNECTS:
+                    return Failure(NETWORK, f"connected and cut again and again: {error}")
             except Exception as error:
                 # Auth errors show here and nowhere else: classified, they end the worker.
                 return classify(error)
