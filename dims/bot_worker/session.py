@@ -13,13 +13,14 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from telethon.crypto import AuthKey
 from telethon.sessions import MemorySession
-from telethon.tl.types.updates import State
+from telethon.tl.types.updates import Difference, DifferenceSlice, State
 
 from dims.layout import PRIVATE_FILE
 
@@ -64,7 +65,19 @@ class FileSession(MemorySession):
         self._saved: bytes = b""
         self._auth_key: Any
         self.updates = UpdateStateFile(path.with_suffix(".updates"))
+        self.on_difference: Callable[[list[Any], int], None] | None = None
+        """Gets the new messages of each getDifference, and the pts they lead to."""
         self._load()
+
+    def process_entities(self, tlo: Any) -> None:
+        """Called by Telethon with every answer, before it acts on it."""
+        super().process_entities(tlo)
+        if self.on_difference is None:
+            return
+        if isinstance(tlo, Difference):
+            self.on_difference(tlo.new_messages, tlo.state.pts)
+        elif isinstance(tlo, DifferenceSlice):
+            self.on_difference(tlo.new_messages, tlo.intermediate_state.pts)
 
     def aim(self, dc: int, host: str, port: int) -> None:
         """Points at the server; a key of another data centre or address is dropped."""

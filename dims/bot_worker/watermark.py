@@ -7,38 +7,42 @@ below which nothing is in hand: then a kill at any moment redelivers, and never 
 from __future__ import annotations
 
 import heapq
+from typing import NewType
+
+Ticket = NewType("Ticket", int)
+"""One update in hand."""
 
 
 class Watermark:
-    """Follows the updates of one account."""
+    """Follows the updates of one account; `highest` is the pts after all that ever arrived."""
 
     def __init__(self, pts: int) -> None:
-        self._highest = pts
-        self._in_hand: list[tuple[int, int]] = []
-        """Heap of (pts after, pts before) of what is in hand."""
-        self._finished: set[int] = set()
+        self.highest = pts
+        self._tickets = 0
+        self._in_hand: list[tuple[int, Ticket]] = []
+        """Heap of (pts before the update, its ticket)."""
+        self._finished: set[Ticket] = set()
 
     @property
     def pts(self) -> int:
         """Everything up to here is finished."""
-        return self._in_hand[0][1] if self._in_hand else self._highest
+        return self._in_hand[0][0] if self._in_hand else self.highest
 
     @property
     def in_hand(self) -> int:
         """Updates begun and not finished."""
         return len(self._in_hand) - len(self._finished)
 
-    def begin(self, pts: int, pts_count: int = 1) -> None:
-        """An update arrived that leads from `pts - pts_count` to `pts`.
+    def begin(self, before: int, after: int) -> Ticket:
+        """An update arrived that leads from pts `before` to pts `after`."""
+        self._tickets += 1
+        ticket = Ticket(self._tickets)
+        heapq.heappush(self._in_hand, (before, ticket))
+        self.highest = max(self.highest, after)
+        return ticket
 
-        One that was begun already has no effect.
-        """
-        if (pts, pts - pts_count) not in self._in_hand:
-            heapq.heappush(self._in_hand, (pts, pts - pts_count))
-        self._highest = max(self._highest, pts)
-
-    def finish(self, pts: int) -> None:
-        """The handlers of an update ended, well or badly."""
-        self._finished.add(pts)
-        while self._in_hand and self._in_hand[0][0] in self._finished:
-            self._finished.discard(heapq.heappop(self._in_hand)[0])
+    def finish(self, ticket: Ticket) -> None:
+        """The handlers of an update ended, well or badly; called once for each ticket."""
+        self._finished.add(ticket)
+        while self._in_hand and self._in_hand[0][1] in self._finished:
+            self._finished.discard(heapq.heappop(self._in_hand)[1])

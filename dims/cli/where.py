@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from dims.errors import NotRunningError
 from dims.ipc.client import ControlClient
 from dims.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, STATE_DIR_VARIABLE, Layout, state_path
 
@@ -24,11 +25,22 @@ class Where:
 
     def brain(self, timeout_s: float | None = 10.0) -> ControlClient:
         """A connection to the brain; raises NotRunningError when there is none."""
-        return ControlClient(self.layout.control_socket, timeout_s=timeout_s)
+        try:
+            return ControlClient(self.layout.control_socket, timeout_s=timeout_s)
+        except NotRunningError as error:
+            raise NotRunningError(
+                f"no supervisor runs on {self.layout.state}", hint="`dims start --all` starts it"
+            ) from error
 
     def sandbox(self, timeout_s: float | None = 60.0) -> ControlClient:
         """A connection to the sandbox; raises NotRunningError when there is none."""
-        return ControlClient(self.layout.sandbox_socket, timeout_s=timeout_s)
+        try:
+            return ControlClient(self.layout.sandbox_socket, timeout_s=timeout_s)
+        except NotRunningError as error:
+            raise NotRunningError(
+                f"no sandbox runs on {self.layout.state}",
+                hint="`dims start --all` starts it, if bots.yaml says `server: sandbox`",
+            ) from error
 
 
 def where(config: str | None, state_dir: str | None) -> Where:

@@ -59,18 +59,21 @@ class Control:
         for pattern in patterns:
             found = [unit for unit in known if fnmatchcase(unit, str(pattern))]
             if not found:
-                raise UsageError(*_no_such_bot(str(pattern), known))
+                raise _no_such_bot(str(pattern), known)
             wanted.update(dict.fromkeys(found))
         return list(wanted)
 
     def _one(self, wanted: object) -> UnitId:
         known = self._supervisor.bot_ids()
         if wanted not in known:
-            raise UsageError(*_no_such_bot(str(wanted), known))
+            raise _no_such_bot(str(wanted), known)
         return UnitId(str(wanted))
 
 
-def _no_such_bot(wanted: str, known: list[UnitId]) -> tuple[str]:
+def _no_such_bot(wanted: str, known: list[UnitId]) -> UsageError:
     near = difflib.get_close_matches(wanted, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    return (f"there is no bot {wanted!r} in the running fleet{meant}",)
+    return UsageError(
+        f"there is no bot {wanted!r} in the running fleet{meant}",
+        hint="bots.yaml is read when the supervisor starts: `dims stop`, then `dims start`",
+    )

@@ -17,7 +17,9 @@ NEXT_STEPS: Mapping[FailureClass, str] = {
     FailureClass.NETWORK: "it starts again by itself when the network answers",
     FailureClass.WAIT: "Telegram asked for this wait; starting earlier makes it longer",
     FailureClass.FENCED: "find who else runs this bot, end that, then `dims bot start {unit}`",
-    FailureClass.NEEDS_OPERATOR: "mend it, then `dims bot start {unit}`",
+    FailureClass.NEEDS_OPERATOR: (
+        "mend it; it starts when its file changes, or with `dims bot start {unit}`"
+    ),
     FailureClass.RECYCLE: "it starts again by itself",
     FailureClass.STUCK: "see the stacks in `dims logs {unit}`",
     FailureClass.DEAF: "it starts again by itself and catches up",
