@@ -217,7 +217,9 @@ def run_tests(tests: list[str]) -> int:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("mutate")
-    plugins = [f"-pno:{name}" for name in ("cacheprovider", "asyncio", "timeout", "hypothesispytest")]
+    plugins = [
+        f"-pno:{name}" for name in ("cacheprovider", "asyncio", "timeout", "hypothesispytest")
+    ]
     files = [str(ROOT / "tests" / name) for name in tests]
     options = ["-x", "-q", "--no-header", "--tb=no", "-c", os.devnull, "--rootdir", str(ROOT)]
     return int(pytest.main([*options, *plugins, *files]))

@@ -334,11 +334,15 @@ def main() -> None:
     took_s = time.perf_counter() - began_s
     availability, states = day.close()
     facts = day.seen.pop("facts")
-    print(f"{arguments.bots:,} bots, {DAY_S:,.0f} s in {took_s:.1f} s ({DAY_S / took_s:,.0f} x life)")
+    print(
+        f"{arguments.bots:,} bots, {DAY_S:,.0f} s in {took_s:.1f} s ({DAY_S / took_s:,.0f} x life)"
+    )
     print(f"{facts:,} facts, {facts / took_s:,.0f} facts/s; {day.seen.pop('spawns'):,} spawns")
     print("ends: " + ", ".join(f"{count:,} {end}" for end, count in day.seen.most_common()))
     print(f"availability {availability:.4%} of the time in which bots should serve")
-    print("at midnight: " + ", ".join(f"{count:,} {state}" for state, count in states.most_common()))
+    print(
+        "at midnight: " + ", ".join(f"{count:,} {state}" for state, count in states.most_common())
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -10,7 +12,7 @@ import click
 from dims.cli import render
 from dims.cli.waiting import complain_about, until_gone, until_settled
 from dims.cli.where import Where, located
-from dims.errors import NotRunningError, UsageError
+from dims.errors import NotRunningError, TimedOutError, UsageError
 
 DEFAULT_TIMEOUT_S = 120.0
 
@@ -72,7 +74,12 @@ def _show(answer: dict[str, Any], *, already: bool, took_s: float) -> None:
 @click.option("--timeout", "timeout_s", type=float, default=DEFAULT_TIMEOUT_S, show_default=True)
 def stop(place: Where, timeout_s: float) -> None:
     """Stop all bots and the supervisor. What ran comes back with `dims start`."""
-    answer = _status(place) or _status_of_the_orphaned(place)
+    try:
+        answer = _status(place)
+    except TimedOutError:
+        # The keeper holds the socket, but no brain answers: the keeper itself can end all.
+        _stop_keeper(place, timeout_s)
+        return
     if answer is None:
         click.echo("not running")
         return
@@ -84,17 +91,14 @@ def stop(place: Where, timeout_s: float) -> None:
     click.echo(f"stopped {sum(bot['pid'] is not None for bot in answer['bots'])} bots")
 
 
-def _status_of_the_orphaned(place: Where) -> dict[str, Any] | None:
-    """After a kill of keeper and brain bots go on: a new brain takes them in, to end them."""
-    try:
-        if not place.layout.control_socket.exists():
-            return None
-    except NotRunningError:
-        return None
-    from dims.cli.launch import launch  # noqa: PLC0415 (pydantic: only for a real start)
-
-    launch(place, None, foreground=False)
-    return _status(place)
+def _stop_keeper(place: Where, timeout_s: float) -> None:
+    pid = int(place.layout.lock.read_text(encoding="ascii"))
+    click.echo(
+        f"no brain answers (see `dims logs brain`); asking keeper {pid} to end all", err=True
+    )
+    os.kill(pid, signal.SIGTERM)
+    until_gone(place, {pid}, timeout_s)
+    click.echo("stopped")
 
 
 def _status(place: Where) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import click
 
 from dims.cli import render
 from dims.cli.where import Where, located
-from dims.errors import NotRunningError
+from dims.errors import NotRunningError, TimedOutError
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON (shape: docs/json.md).")
 
@@ -33,7 +33,7 @@ def health(place: Where, json_: bool) -> int:
     try:
         with place.brain() as brain:
             answer = brain.request("health")
-    except NotRunningError as error:
+    except (NotRunningError, TimedOutError) as error:
         answer = {"level": "down", "problems": [str(error)], "wanted": 0, "serving": 0}
     click.echo(json.dumps(answer) if json_ else "\n".join(render.health(answer)))
     return LEVEL_CODES[answer["level"]]

@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 async def _serve(
     supervisor: ProcessSupervisor,
     link: socket.socket,
+    welcome: Mapping[str, Any],
     early: list[Envelope],
-    wish: Mapping[str, Any] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,10 +49,11 @@ async def _serve(
     control = RequestServer(
         socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
     )
-    await supervisor.keeper.open(link, early)
+    await supervisor.keeper.open(link)
     supervisor.begin()
-    if wish is not None:
-        operators.ask("start", wish, "dims start")
+    if welcome["wish"] is not None:
+        operators.ask("start", welcome["wish"], "dims start")
+    supervisor.keeper.catch_up(welcome, early)
     await supervisor.links.open(socket.socket(fileno=BOT_FD))
     await control.start()
     try:
@@ -66,7 +67,7 @@ async def _serve(
 
 def _clean_up_for_keeper(layout: Layout) -> None:
     """Removes what a keeper that was killed could not: its sockets and its lock."""
-    for path in (layout.control_socket, layout.bot_socket):
+    for path in (layout.control_socket, layout.bot_socket, layout.sandbox_socket):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         layout.runtime.rmdir()
@@ -82,7 +83,7 @@ async def _run(layout: Layout, config_path: Path) -> None:
     config = load_config(config_path, welcome["environment"])
     store = Store(layout.database)
     try:
-        await _serve(ProcessSupervisor(config, layout, store), link, early, welcome["wish"])
+        await _serve(ProcessSupervisor(config, layout, store), link, welcome, early)
     finally:
         store.close()
 

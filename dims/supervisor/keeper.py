@@ -4,7 +4,7 @@ It decides nothing else, so that it need never be replaced. It imports no asynci
 Talks with the brain over a socket pair in frames of `dims.ipc`:
 
     brain -> keeper   spawn {tag, argv, log}   exited_ack {pids}   finished {}
-    keeper -> brain   welcome {environment, exits}   spawned {tag, pid, started}
+    keeper -> brain   welcome {environment, exits, wish}   stop {}   spawned {tag, pid, started}
                       spawn_failed {tag, reason}   exited {pid, started, code, signal}
 """
 
@@ -43,6 +43,8 @@ BRAIN_DELAYS_S = (0.0, 0.2, 1.0, 5.0)
 """Waits before the brain is started again; a brain that lived 30 s starts from the first."""
 BRAIN_STABLE_S = 30.0
 REMEMBERED_EXITS = 10_000
+LAST_RESORT_S = 15.0
+"""Time to leave by themselves, for all processes, when no brain can stop them."""
 
 
 class Keeper:
@@ -65,6 +67,7 @@ class Keeper:
         self._brain_due_s: float | None = None
         self._finished = False
         self._stopping = False
+        self._stop_said = False
         self._control = self._bots = -1
 
     def run(self) -> int:
@@ -72,6 +75,12 @@ class Keeper:
         become_subreaper()
         forbid_dumps()
         self._lock.take("the supervisor")
+        try:
+            # Before anything is made: a brain without keeper still uses the very same sockets.
+            _refuse_second_brain(self._layout)
+        except AlreadyRunningError:
+            self._lock.release()
+            raise
         try:
             self._prepare()
             self._start_brain()
@@ -83,7 +92,6 @@ class Keeper:
 
     def _prepare(self) -> None:
         self._layout.make_runtime()
-        _refuse_second_brain(self._layout)
         self._control = _listen(self._layout.control_socket)
         self._bots = _listen(self._layout.bot_socket)
         wakeup, ring = socket.socketpair()
@@ -106,6 +114,10 @@ class Keeper:
             else:
                 self._read_link()
         self._reap()
+        if self._stopping and not self._stop_said:
+            # Not in the signal handler: it could cut a message in two.
+            self._stop_said = True
+            self._say("stop", {})
         if self._brain_due_s is not None and time.monotonic() >= self._brain_due_s:
             self._start_brain()
 
@@ -113,8 +125,6 @@ class Keeper:
         if number == signal.SIGHUP:
             return
         self._stopping = True
-        if self._brain_pid:
-            os.kill(self._brain_pid, signal.SIGTERM)
 
     # The brain
 
@@ -138,8 +148,9 @@ class Keeper:
         # What the operator asked for at the start is asked once: later it is desired state.
         self._wish = None
         self._say("welcome", welcome)
+        self._stop_said = self._stopping
         if self._stopping:
-            os.kill(self._brain_pid, signal.SIGTERM)
+            self._say("stop", {})
 
     def _brain_ended(self, exit_: Exit) -> None:
         self._brain_pid = 0
@@ -147,6 +158,11 @@ class Keeper:
         if self._finished:
             return
         now_s = time.monotonic()
+        if self._stopping and self._brain_tries > 1:
+            _log("no brain lives long enough to stop the fleet: ending all processes")
+            _end_all_children()
+            self._finished = True
+            return
         if now_s - self._brain_at_s > BRAIN_STABLE_S:
             self._brain_tries = 0
         delay_s = BRAIN_DELAYS_S[min(self._brain_tries, len(BRAIN_DELAYS_S) - 1)]
@@ -219,13 +235,35 @@ class Keeper:
 
     def _clean_up(self) -> None:
         self._drop_link()
-        for path in (self._layout.control_socket, self._layout.bot_socket):
+        layout = self._layout
+        # A sandbox that had to be killed left its socket.
+        for path in (layout.control_socket, layout.bot_socket, layout.sandbox_socket):
             path.unlink(missing_ok=True)
         try:
             self._layout.runtime.rmdir()
         except OSError as error:
             _log(f"{self._layout.runtime} stays: {error.strerror}")
         self._lock.release()
+
+
+def _end_all_children() -> None:
+    """TERM, and KILL in the end, for all below us: as a subreaper we inherit every one of them."""
+    until_s = time.monotonic() + LAST_RESORT_S
+    while True:
+        reap()
+        children = _children()
+        if not children:
+            return
+        number = signal.SIGTERM if time.monotonic() < until_s else signal.SIGKILL
+        for pid in children:
+            os.kill(pid, number)
+        time.sleep(0.2)
+
+
+def _children() -> list[int]:
+    me = os.getpid()
+    with open(f"/proc/{me}/task/{me}/children", encoding="ascii") as file:  # noqa: PTH123
+        return [int(pid) for pid in file.read().split()]
 
 
 def _refuse_second_brain(layout: Layout) -> None:

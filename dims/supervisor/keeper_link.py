@@ -22,6 +22,9 @@ class KeeperNews(Protocol):
     def spawn_failed(self, tag: str, reason: str) -> None:
         """The process asked for under `tag` could not be made."""
 
+    def asked_to_stop(self) -> None:
+        """The keeper was told to end the fleet."""
+
     def exited(self, pid: int, started: int, code: int | None, signal: int | None) -> None:
         """A child of the keeper ended."""
 
@@ -59,16 +62,21 @@ class KeeperLink:
         """Whether the keeper lives."""
         return self._channel is not None
 
-    async def open(self, sock: socket.socket, early: list[Envelope]) -> None:
-        """Serves the link from now on; `early` are messages that were read already."""
+    async def open(self, sock: socket.socket) -> None:
+        """Serves the link from now on."""
         make: Callable[[], Channel] = lambda: Channel(  # noqa: E731 (asyncio wants a factory)
             self._heard, self._lost, name=Address("brain")
         )
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         _, self._channel = await loop.create_connection(make, sock=sock)
+
+    def catch_up(self, welcome: Mapping[str, Any], early: list[Envelope]) -> None:
+        """Tells what ended while there was no brain, and what was read along with the welcome."""
+        for exit_ in welcome["exits"]:
+            self._exited(exit_)
         for message in early:
-            self._heard(self._channel, message)
+            self._heed(message)
 
     def spawn(self, tag: str, argv: list[str], log: str) -> bool:
         """Asks for a process; False when there is no keeper to ask."""
@@ -85,6 +93,9 @@ class KeeperLink:
         return True
 
     def _heard(self, _channel: Channel, message: Envelope) -> None:
+        self._heed(message)
+
+    def _heed(self, message: Envelope) -> None:
         body = message.body
         match message.kind:
             case "spawned":
@@ -92,8 +103,13 @@ class KeeperLink:
             case "spawn_failed":
                 self._news.spawn_failed(body["tag"], body["reason"])
             case "exited":
-                self._news.exited(body["pid"], body["started"], body["code"], body["signal"])
-                self._say("exited_ack", {"exits": [[body["pid"], body["started"]]]})
+                self._exited(body)
+            case "stop":
+                self._news.asked_to_stop()
+
+    def _exited(self, body: Mapping[str, Any]) -> None:
+        self._news.exited(body["pid"], body["started"], body["code"], body["signal"])
+        self._say("exited_ack", {"exits": [[body["pid"], body["started"]]]})
 
     def _lost(self, _channel: Channel, _reason: str) -> None:
         self._channel = None

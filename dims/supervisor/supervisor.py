@@ -250,6 +250,10 @@ class ProcessSupervisor:
         """Some child of the keeper or the zygote ended."""
         self.processes.exited(pid, started, ExitStatus(code, signal))
 
+    def asked_to_stop(self) -> None:
+        """The keeper got TERM."""
+        self.shut_down()
+
     def keeper_lost(self) -> None:
         """The keeper is gone: everything goes on, and `dims health` says so."""
         _log.error("the keeper is gone: nothing restarts this brain until `dims stop` and start")
@@ -308,8 +312,9 @@ class ProcessSupervisor:
 
     def _exists(self, unit: UnitId, incarnation: Incarnation, pid: int, started: int) -> None:
         self._store.process(unit, pid, started)
-        self.engine.post(unit, Spawned(incarnation, pid))
+        # Watched first: a stop that came before the process did is signalled on `Spawned`.
         self.processes.watch(unit, incarnation, pid, started)
+        self.engine.post(unit, Spawned(incarnation, pid))
         self.links.settle(unit)
 
     def _gone(self, unit: UnitId, incarnation: Incarnation, status: ExitStatus) -> None:

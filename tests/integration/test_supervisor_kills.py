@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
 from conftest import MakeFleet
 from fleet import REPOSITORY, Fleet, is_running, running, until
+
+from dims.ipc.envelope import Address, Envelope
+from dims.ipc.framing import encode
+from dims.ipc.ids import new_id
 
 ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 BOTS = ("ada", "bob")
@@ -39,6 +43,13 @@ def fleet(shared: Fleet) -> Fleet:
 
 def pids(fleet: Fleet) -> dict[str, int]:
     return {bot["id"]: bot["pid"] for bot in fleet.status()["bots"]}
+
+
+def kill_supervisor(fleet: Fleet) -> None:
+    """Keeper and brain at once: nobody is left above the bots."""
+    supervisor = fleet.supervisor()
+    fleet.kill(supervisor["keeper_pid"])
+    fleet.kill(supervisor["pid"])
 
 
 def assert_serves(fleet: Fleet) -> None:
@@ -199,34 +210,24 @@ def test_without_its_keeper_a_fleet_goes_on_and_can_be_stopped_and_started(
     assert_serves(fleet)
 
 
-def test_a_keeper_killed_with_its_brain_leaves_bots_that_the_next_start_replaces(
+def test_bots_whose_supervisor_is_gone_are_replaced_by_a_start_and_ended_by_a_stop(
     make_fleet: MakeFleet,
 ) -> None:
     fleet = make_fleet(FLEET, files={"echo.py": ECHO})
     fleet.start("--all")
-    before, workers = fleet.supervisor(), pids(fleet)
-    fleet.kill(before["keeper_pid"])
-    fleet.kill(before["pid"])
+    workers = pids(fleet)
+    kill_supervisor(fleet)
     assert fleet.say("ada", "nobody above") == ["nobody above"]
     with never_two_workers(fleet):
         fleet.start()
     assert not any(is_running(pid) for pid in workers.values())
     assert_serves(fleet)
-
-
-def test_a_fleet_whose_supervisor_is_gone_is_stopped_all_the_same(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(FLEET, files={"echo.py": ECHO})
-    fleet.start("--all")
-    before = fleet.supervisor()
-    fleet.kill(before["keeper_pid"])
-    fleet.kill(before["pid"])
+    kill_supervisor(fleet)
     fleet.dims("stop")
     assert fleet.leftovers() == []
 
 
-def test_a_bot_stopped_by_hand_stays_stopped_over_a_kill_of_the_brain(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(FLEET, files={"echo.py": ECHO})
-    fleet.start("--all")
+def test_a_bot_stopped_by_hand_stays_stopped_over_a_kill_of_the_brain(fleet: Fleet) -> None:
     fleet.dims("bot", "stop", "ada")
     before = fleet.supervisor()["pid"]
     fleet.kill(before)
@@ -234,3 +235,20 @@ def test_a_bot_stopped_by_hand_stays_stopped_over_a_kill_of_the_brain(make_fleet
     fleet.until_ready("bob")
     ada = fleet.unit("ada")
     assert (ada["state"], ada["desired"], ada["pid"]) == ("stopped", "stopped", None)
+    fleet.dims("bot", "start", "ada")
+
+
+def test_a_stop_that_overtakes_the_start_ends_the_process_at_once(fleet: Fleet) -> None:
+    """Both are asked before the zygote could answer: the TERM has nobody to go to yet."""
+    fleet.dims("bot", "stop", "ada")
+    orders = [
+        Envelope(new_id(), kind, Address("cli"), Address("brain"), body={"bots": ["ada"]})
+        for kind in ("start", "stop")
+    ]
+    with socket.socket(socket.AF_UNIX) as brain:
+        brain.connect(str(fleet.layout.control_socket))
+        brain.sendall(b"".join(encode(order) for order in orders))
+        assert brain.recv(65_536)
+    fleet.until_state("ada", "stopped", within_s=4.0)
+    fleet.dims("bot", "start", "ada")
+    assert_serves(fleet)
