@@ -1,6 +1,6 @@
 """Draws the figure in docs/lifecycle.md from the table of transitions.
 
-    python docs/draw_lifecycle.py
+python docs/draw_lifecycle.py
 """
 
 from __future__ import annotations

@@ -42,15 +42,31 @@ async def sign_in(client: TelegramClient, terms: Terms) -> Any:
     Telethon has no time limit on handshake or requests, so the deadline is ours; after a failure
     the client must be disconnected. Raises TimeoutError and whatever Telethon raises.
     """
-    async with asyncio.timeout(terms.limits.start_timeout_s):
-        await client.connect()
-        me = await client.get_me()
-        if me is None:
-            await client.sign_in(bot_token=terms.token)
+    try:
+        async with asyncio.timeout(terms.limits.start_timeout_s):
+            await client.connect()
             me = await client.get_me()
+            if me is None:
+                await client.sign_in(bot_token=terms.token)
+                me = await client.get_me()
+    except (ConnectionError, asyncio.CancelledError) as error:
+        # Telethon's update loop may meet a revoked session first: it hangs up under the login,
+        # whose requests then end as cancelled.
+        hidden = _hidden_error(client)
+        if hidden is None:
+            raise
+        raise hidden from error
     if me is None:
         raise WorkerFailedError(Failure("fenced", "Telegram ended the session at login"))
     return me
+
+
+async def until_disconnected(client: TelegramClient) -> None:
+    """Returns when Telethon has given the connection up, or raises why."""
+    await client.disconnected
+    hidden = _hidden_error(client)
+    if hidden is not None:
+        raise hidden
 
 
 async def check_health(client: TelegramClient, timeout_s: float) -> None:
@@ -60,6 +76,12 @@ async def check_health(client: TelegramClient, timeout_s: float) -> None:
     """
     async with asyncio.timeout(timeout_s):
         await client(functions.updates.GetStateRequest())
+
+
+def _hidden_error(client: TelegramClient) -> Exception | None:
+    """Why Telethon's update loop hung up; it tells that nowhere else."""
+    error: Exception | None = client._updates_error  # noqa: SLF001 (see above)
+    return error
 
 
 def _proxy(url: str | None) -> tuple[Any, ...] | None:

@@ -12,14 +12,14 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from telethon import functions
 
 from dims.bot_worker import handlers, logs
-from dims.bot_worker.client import build_client, check_health, sign_in
+from dims.bot_worker.client import build_client, check_health, sign_in, until_disconnected
 from dims.bot_worker.context import BotContext
 from dims.bot_worker.failures import (
     CRASH,
@@ -79,9 +79,7 @@ class Worker:
 
         Raises AlreadyRunningError under `dims run`, whose user can do something about it.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.leave, None)
+        _call_on_stop(lambda: self.leave(None))
         failure: Failure | None = None
         try:
             failure = await self._run()
@@ -166,7 +164,7 @@ class Worker:
         """Until told to leave, disconnected for good, or unhealthy."""
         beats = asyncio.ensure_future(self._keep_beating(tracker))
         health = asyncio.ensure_future(self._keep_checking(client))
-        lost = asyncio.ensure_future(_until_disconnected(client))
+        lost = asyncio.ensure_future(until_disconnected(client))
         watched = (self._leaving, beats, health, lost)
         try:
             done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
@@ -268,9 +266,14 @@ class Worker:
         self.leave(Failure(RECYCLE, reason))
 
 
-async def _until_disconnected(client: Any) -> None:
-    """Returns or raises when Telethon has given the connection up."""
-    await client.disconnected
+def _call_on_stop(callback: Callable[[], None]) -> None:
+    """Calls back in the loop on TERM and INT.
+
+    Not `loop.add_signal_handler`, which lists all signals of the system each time: 1 ms a start.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
 async def _stop_updates(client: Any) -> None:

@@ -132,6 +132,11 @@ class Store:
         names = ("at", "incarnation", "state", "reason", "failure")
         return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
 
+    @property
+    def wants_disk(self) -> bool:
+        """Whether a change of desired state waits for its commit."""
+        return self._durable
+
     def commit(self) -> None:
         """Keeps all changes since the last commit; a change of desired state on the disk itself."""
         if not self._db.in_transaction:

@@ -108,8 +108,7 @@ class ProcessSupervisor:
             return
         self._stopping = True
         self.engine.keeps_desired = False
-        for unit in self._of_kind(UnitKind.BOT):
-            self.engine.post(unit, AskedStop("the fleet stops"))
+        self.engine.post_all(self._of_kind(UnitKind.BOT), AskedStop("the fleet stops"))
         self._go_on_stopping()
 
     def close(self) -> None:
@@ -362,6 +361,8 @@ class ProcessSupervisor:
         except (DimsError, OSError, KeyError) as error:
             will = LastWill(incarnation, FailureClass.CRASH, f"no bots in the sandbox: {error}")
             self.engine.post(SANDBOX, will)
+            # It does not know that it is to leave.
+            self.signal(self.engine.records[SANDBOX], Stop.TERM)
             return
         self._tokens = {UnitId(name): token for name, token in made.items()}
         self.engine.post(SANDBOX, Ready(incarnation))
@@ -399,8 +400,7 @@ class ProcessSupervisor:
             "stop": AskedStop(reason),
             "restart": AskedRestart(reason),
         }
-        for unit in wanted:
-            self.engine.post(unit, facts[kind])
+        self.engine.post_all(wanted, facts[kind])
 
     def bot_ids(self) -> list[UnitId]:
         """All configured bots, in the order of bots.yaml."""
