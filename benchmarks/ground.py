@@ -223,7 +223,12 @@ async def _log_in_all(directory: Path, address: Address, tokens: dict[str, str])
 
     async def log_in(name: str, token: str) -> None:
         async with slots, asyncio.timeout(60):
-            await _log_in(directory, address, name, token)
+            try:
+                await _log_in(directory, address, name, token)
+            except asyncio.IncompleteReadError:
+                # Seen once in 400 key exchanges: worth a line, not worth the whole run.
+                print(f"the sandbox hung up while {name} logged in: once more", flush=True)
+                await _log_in(directory, address, name, token)
 
     await asyncio.gather(*(log_in(name, token) for name, token in tokens.items()))
 

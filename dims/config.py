@@ -7,7 +7,7 @@ socket and no Telethon. The work is done in `dims.configuration`; import from he
 from __future__ import annotations
 
 from dims.configuration.handlers import check_handlers_source
-from dims.configuration.masking import masked
+from dims.configuration.masking import masked, secret_settings
 from dims.configuration.models import (
     BotSettings,
     Config,
@@ -36,4 +36,5 @@ __all__ = [
     "masked",
     "read_environment",
     "referenced_variables",
+    "secret_settings",
 ]

@@ -82,7 +82,8 @@ class Layout:
                 f"nothing was ever started on {self.state}", hint="`dims start --all` starts it"
             ) from error
         # /run and not $XDG_RUNTIME_DIR, which a logout removes while the fleet goes on.
-        base = "/run" if os.geteuid() == 0 and os.access("/run", os.W_OK) else "/tmp"  # noqa: S108
+        # The owner decides, not the caller: root may steer another user's fleet.
+        base = "/run" if info.st_uid == 0 and Path("/run").is_dir() else "/tmp"  # noqa: S108
         return Path(base) / f"dims-{info.st_uid}-{info.st_dev:x}-{info.st_ino:x}"
 
     @property

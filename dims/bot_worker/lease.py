@@ -46,10 +46,11 @@ class Lease:
                 await asyncio.sleep(RETRY_S)
             else:
                 break
-        os.register_at_fork(after_in_child=self._leave_child)
+        _held.add(self)
 
     def release(self) -> None:
         """Gives both guards up."""
+        _held.discard(self)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -69,9 +70,22 @@ class Lease:
             ) from error
         self._socket = guard
 
-    def _leave_child(self) -> None:
-        """A child that the bot's code forks must not keep the lease after the worker."""
+    def leave_child(self) -> None:
+        """Closes our copies in a forked child, without giving anything up."""
         if self._file.descriptor >= 0:
             os.close(self._file.descriptor)
         if self._socket is not None:
             self._socket.close()
+
+
+_held: set[Lease] = set()
+
+
+def _leave_children() -> None:
+    """A child that the bot's code forks must not keep the lease after the worker."""
+    for lease in _held:
+        lease.leave_child()
+
+
+# Once for the module: what is registered cannot be taken back, and runs at every fork.
+os.register_at_fork(after_in_child=_leave_children)

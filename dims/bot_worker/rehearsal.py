@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from telethon import TelegramClient
+from telethon.crypto import rsa
 
 from dims.bot_worker import worker
 from dims.bot_worker.session import FileSession
@@ -70,7 +71,7 @@ async def _rehearse(directory: Path) -> None:
 
 
 async def _life(directory: Path, sandbox: Sandbox, number: int) -> None:
-    """One worker from hello to leave. Its key is given, so that no server key is ever trusted."""
+    """One worker from hello to leave. Its auth key is given: an exchange would take its time."""
     hub = sandbox.hub
     bot = hub.world.create_bot(_BOT)
     session = FileSession(directory / f"{_BOT}.session")
@@ -151,7 +152,7 @@ def _terms(directory: Path, sandbox: Sandbox, token: str) -> dict[str, Any]:
             "host": address.host,
             "port": address.port,
             "dc": address.dc_id,
-            "public_key": None,
+            "public_key": Path(address.public_key_file).read_text(encoding="ascii"),
         },
         "proxy": None,
         "sandbox": True,
@@ -159,6 +160,7 @@ def _terms(directory: Path, sandbox: Sandbox, token: str) -> dict[str, Any]:
         "directory": str(directory),
         "admins": [],
         "settings": {},
+        "hidden": [],
         "limits": limits,
         "session": str(directory / f"{_BOT}.session"),
         "lease": str(directory / f"{_BOT}.lease"),
@@ -173,6 +175,8 @@ def _nothing_stays() -> Iterator[None]:
     path, modules = list(sys.path), set(sys.modules)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    streams = sys.stdout, sys.stderr
+    keys = dict(rsa._server_keys)  # noqa: SLF001
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     logging.disable(logging.INFO)
     try:
@@ -182,12 +186,16 @@ def _nothing_stays() -> Iterator[None]:
         for number, handler in signals.items():
             signal.signal(number, handler)
         root.handlers[:] = handlers
+        sys.stdout, sys.stderr = streams
         root.setLevel(level)
         sys.path[:] = path
         # A bot's own module may have any name: none may be there before it.
         for name in set(sys.modules) - modules:
             if name.startswith("dims_rehearsal"):
                 del sys.modules[name]
+        # The private half is gone, but a worker trusts no key that it was not told to.
+        rsa._server_keys.clear()  # noqa: SLF001 (Telethon can add keys, not drop them)
+        rsa._server_keys.update(keys)  # noqa: SLF001
         # Telethon keeps the server's answer on the class; a worker has another server.
         TelegramClient._config = None  # noqa: SLF001 (there is no public way to forget it)
     left = _descriptors() - before

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from dims.bot_worker import logs
+from dims import logs
 from dims.bot_worker.terms import read_terms
 from dims.bot_worker.worker import Worker
 from dims.errors import BotError

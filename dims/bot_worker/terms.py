@@ -41,6 +41,8 @@ class Terms:
     directory: Path
     admins: tuple[int | str, ...]
     settings: Mapping[str, Any] = field(repr=False)
+    hidden: tuple[str, ...] = field(repr=False)
+    """Texts in `settings` that are secrets."""
     limits: Limits
     session: Path
     lease: Path
@@ -51,7 +53,8 @@ class Terms:
         """Texts that must appear in no log."""
         candidates = (self.token, self.token.partition(":")[2], self.api_hash, self.proxy or "")
         # A short text such as the sandbox's "sandbox" is no secret and would blank out words.
-        return tuple(text for text in candidates if len(text) >= 16)
+        own = [text for text in candidates if len(text) >= 16]
+        return (*own, *(text for text in self.hidden if len(text) >= 6))
 
 
 def read_terms(wire: Mapping[str, Any]) -> Terms:
@@ -73,6 +76,7 @@ def read_terms(wire: Mapping[str, Any]) -> Terms:
         directory=Path(wire["directory"]),
         admins=tuple(wire["admins"]),
         settings=wire["settings"],
+        hidden=tuple(wire["hidden"]),
         limits=Limits(**{name: limits[name] for name in names}),
         session=Path(wire["session"]),
         lease=Path(wire["lease"]),

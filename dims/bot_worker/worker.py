@@ -18,7 +18,8 @@ from typing import Any
 
 from telethon import functions
 
-from dims.bot_worker import handlers, logs
+from dims import logs
+from dims.bot_worker import handlers
 from dims.bot_worker.client import build_client, check_health, sign_in, until_disconnected
 from dims.bot_worker.context import BotContext
 from dims.bot_worker.failures import (
@@ -45,6 +46,7 @@ HEALTH_EVERY_S = 60.0
 """Between two health requests; Telethon itself pings every 60 s."""
 MEMORY_EVERY = 6
 """Heartbeats between two readings of memory, each of which walks all mappings."""
+FIRST_BEAT_S = 1.0
 RECONNECTS = 5
 """Failed health requests a second apart before a worker gives its connection up."""
 BURST = 100
@@ -144,7 +146,6 @@ class Worker:
         await self._call_setup(bot)
         if self._bond is not None:
             self._bond.ready({})
-            self._beat(tracker, 0.0, unshared_bytes())
 
     async def _call_setup(self, bot: BotContext) -> None:
         if self._module is None:
@@ -186,9 +187,12 @@ class Worker:
         loop = asyncio.get_running_loop()
         count, seen = 0, tracker.seen
         memory = None
+        # The first comes soon, but not at once: reading memory costs a third of a login.
+        pause_s = min(FIRST_BEAT_S, self._terms.limits.heartbeat_s)
         while True:
-            expected_s = loop.time() + self._terms.limits.heartbeat_s
-            await asyncio.sleep(self._terms.limits.heartbeat_s)
+            expected_s = loop.time() + pause_s
+            await asyncio.sleep(pause_s)
+            pause_s = self._terms.limits.heartbeat_s
             lag_s = max(0.0, loop.time() - expected_s)
             if tracker.seen - seen >= BURST:
                 give_back()

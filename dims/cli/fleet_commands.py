@@ -75,7 +75,7 @@ def _show(answer: dict[str, Any], *, already: bool, took_s: float) -> None:
 def stop(place: Where, timeout_s: float) -> None:
     """Stop all bots and the supervisor. What ran comes back with `dims start`."""
     try:
-        answer = _status(place)
+        answer = _status(place) or _status_of_the_orphaned(place)
     except TimedOutError:
         # The keeper holds the socket, but no brain answers: the keeper itself can end all.
         _stop_keeper(place, timeout_s)
@@ -89,6 +89,19 @@ def stop(place: Where, timeout_s: float) -> None:
         brain.request("shutdown")
     until_gone(place, {pid for pid in pids if pid}, timeout_s)
     click.echo(f"stopped {sum(bot['pid'] is not None for bot in answer['bots'])} bots")
+
+
+def _status_of_the_orphaned(place: Where) -> dict[str, Any] | None:
+    """After a kill of keeper and brain bots go on: a new brain takes them in, to end them."""
+    try:
+        if not place.layout.control_socket.exists():
+            return None
+    except NotRunningError:
+        return None
+    from dims.cli.launch import launch  # noqa: PLC0415 (pydantic: only for a real start)
+
+    launch(place, None, foreground=False)
+    return _status(place)
 
 
 def _stop_keeper(place: Where, timeout_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dims.cli.where import Where
-from dims.config import load_config, read_environment
+from dims.config import Config, ServerKind, load_config, read_environment
 from dims.errors import NotRunningError, ServiceError, TimedOutError
 from dims.layout import PRIVATE_FILE
 
@@ -34,10 +35,12 @@ def launch(place: Where, wish: Mapping[str, Any] | None, *, foreground: bool) ->
     `wish` says which bots to start besides those that ran: the body of the brain's `start` request.
 
     Raises ConfigError before anything is started, StateError when the state directory cannot be
-    used, ServiceError with the reason when the supervisor leaves at once.
+    used, ServiceError when the sandbox's port is taken or the supervisor leaves at once.
     """
     variables = read_environment(place.config, os.environ)
     config = load_config(place.config, os.environ)
+    if not _left_sockets(place):
+        refuse_taken_port(config)
     place.layout.make()
     handed = {"environment": variables, "wish": wish, "foreground": foreground}
     secrets = json.dumps(handed).encode("utf-8")
@@ -67,6 +70,30 @@ def launch(place: Where, wish: Mapping[str, Any] | None, *, foreground: bool) ->
     os.close(reading)
     _hand_over(writing, secrets)
     _wait_for_brain(place, keeper, offset)
+
+
+def refuse_taken_port(config: Config) -> None:
+    """Raises ServiceError when the port that bots.yaml names for the sandbox is somebody else's."""
+    port = config.telegram.sandbox_port
+    if config.telegram.server.kind is not ServerKind.SANDBOX or not port:
+        return
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServiceError(
+                f"the sandbox cannot listen on port {port}: {error.strerror}",
+                hint="free it, or give another sandbox_port in bots.yaml; 0 takes any",
+            ) from error
+
+
+def _left_sockets(place: Where) -> bool:
+    """Whether a supervisor was killed here: then its own sandbox may still hold the port."""
+    try:
+        return place.layout.control_socket.exists()
+    except NotRunningError:
+        return False
 
 
 def _hand_over(descriptor: int, secrets: bytes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import click
 
 from dims.bot_worker.run import run_in_foreground
-from dims.cli.launch import scrubbed
+from dims.cli.launch import refuse_taken_port, scrubbed
 from dims.cli.where import Where, located
 from dims.config import Config, ServerKind, load_config
 from dims.errors import NotRunningError, ServiceError
@@ -68,6 +68,7 @@ def _address(client: ControlClient) -> dict[str, object]:
 @contextlib.contextmanager
 def _own_sandbox(place: Where, config: Config) -> Iterator[None]:
     """A sandbox that lives as long as this command."""
+    refuse_taken_port(config)
     place.layout.make_runtime()
     reading, writing = os.pipe()
     argv = [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dims.cli.where import Where
-from dims.errors import BotError, NotRunningError, TimedOutError
+from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
 
 LOOK_S = 0.1
 SETTLED = frozenset({"ready", "failed", "waiting", "stopped"})
@@ -19,7 +20,10 @@ SETTLED = frozenset({"ready", "failed", "waiting", "stopped"})
 def until_settled(
     place: Where, wanted: Collection[str], timeout_s: float, *, quiet: bool
 ) -> list[dict[str, Any]]:
-    """The status of each wanted bot once all have settled. Raises TimedOutError."""
+    """The status of each wanted bot once all have settled.
+
+    Raises TimedOutError, and ServiceError when a service that bots need does not come up.
+    """
     until_s = time.monotonic() + timeout_s
     shown = ""
     while True:
@@ -33,6 +37,7 @@ def until_settled(
             shown = line
         if all(_is_settled(bot) for bot in found):
             return found
+        _complain_about_services(place, answer["services"])
         if time.monotonic() >= until_s:
             late = ", ".join(bot["id"] for bot in found if not _is_settled(bot))
             raise TimedOutError(
@@ -50,6 +55,26 @@ def complain_about(bots: list[dict[str, Any]]) -> None:
         raise BotError(names, hint=f"see `dims bot explain {bad[0]['id']}`")
 
 
+def _complain_about_services(place: Where, services: list[dict[str, Any]]) -> None:
+    for service in services:
+        if service["state"] == "failed" or _backs_off_for_long(service):
+            name, reason = service["id"], service["reason"]
+            # What died without a word may have left one in its log.
+            last = _last_line(place.layout.log(name)) if reason.startswith("exit") else ""
+            raise ServiceError(
+                f"{name} does not come up, and bots wait for it: {reason}",
+                hint=last or f"see `dims logs {name}`",
+            )
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_bytes()[-4_096:].decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((f"its log ends with: {line}" for line in reversed(lines) if line.strip()), "")
+
+
 def until_gone(place: Where, pids: Collection[int], timeout_s: float) -> None:
     """Returns when no brain answers and the processes are gone. Raises TimedOutError."""
     until_s = time.monotonic() + timeout_s
@@ -61,9 +86,12 @@ def until_gone(place: Where, pids: Collection[int], timeout_s: float) -> None:
 
 
 def _is_settled(bot: Mapping[str, Any]) -> bool:
-    # A bot that waits out a long backoff has said all it will say for now.
-    backing_off = bot["state"] == "backing_off" and (bot["restarts"] or 0) > 2
-    return bot["state"] in SETTLED or backing_off
+    return bot["state"] in SETTLED or _backs_off_for_long(bot)
+
+
+def _backs_off_for_long(unit: Mapping[str, Any]) -> bool:
+    """What failed some times in a row has said all it will say for now."""
+    return bool(unit["state"] == "backing_off" and unit["restarts"] > 2)
 
 
 def _answers(place: Where) -> bool:

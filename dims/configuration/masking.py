@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import SecretStr
@@ -39,6 +39,25 @@ def masked(config: Config) -> dict[str, Any]:
         },
         "bots": [_bot(config, index) for index in range(len(config.bots))],
     }
+
+
+def secret_settings(config: Config, index: int) -> tuple[str, ...]:
+    """The texts below a bot's `settings` that count as secrets: they belong in no log."""
+    shown = _settings(config.bots[index].settings, config, ("bots", index, "settings"))
+    return tuple(_hidden(config.bots[index].settings, shown))
+
+
+def _hidden(value: Any, shown: Any) -> Iterator[str]:
+    """Walks both trees; where the shown one has stars, the other has a secret."""
+    if isinstance(shown, Mapping) and shown.get("secret") == "***" and value != shown:
+        if isinstance(value, str | int):
+            yield str(value)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _hidden(inner, shown[key])
+    elif isinstance(value, list):
+        for inner, inner_shown in zip(value, shown, strict=True):
+            yield from _hidden(inner, inner_shown)
 
 
 def _bot(config: Config, index: int) -> dict[str, Any]:

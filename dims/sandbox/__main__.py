@@ -17,6 +17,7 @@ import setproctitle
 
 from dims.errors import DimsError
 from dims.ipc.membership import Membership
+from dims.logs import log_service
 from dims.sandbox.server import Sandbox
 
 
@@ -24,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM, SIGINT or a "shutdown" request; returns the exit code."""
     options = _parse(arguments)
     setproctitle.setproctitle("dims: sandbox")
-    logging.basicConfig(level=options.log_level, format="%(levelname)s %(name)s: %(message)s")
+    log_service("sandbox", options.log)
+    logging.getLogger().setLevel(options.log_level)
     _raise_descriptor_limit()
     try:
         asyncio.run(_run(options))
@@ -77,6 +79,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=_port, default=0, help="default: the last one, or any")
     parser.add_argument("--control", type=Path, help="path of the control socket")
     parser.add_argument("--ready-fd", type=int, help="gets the address as JSON when listening")
+    parser.add_argument("--log", type=Path, help="rotate this file, which descriptor 2 writes to")
     parser.add_argument("--notify", help="socket of a supervisor to join")
     parser.add_argument("--unit", default="sandbox", help="name in that supervisor's fleet")
     parser.add_argument("--incarnation", type=int, default=1, help="number in that fleet")

@@ -24,7 +24,8 @@ async def make_bots(path: str, wanted: Mapping[str, str | None]) -> dict[str, st
     def heard(_channel: Channel, message: Envelope) -> None:
         name = asked.pop(message.reply_to, None) if message.reply_to else None
         if message.kind != "reply" and not answers.done():
-            answers.set_exception(ServiceError(f"the sandbox made no bot {name}: {message.body}"))
+            why = message.body.get("message")
+            answers.set_exception(ServiceError(f"the sandbox made no bot {name!r}: {why}"))
         elif name is not None:
             tokens[name] = str(message.body["token"])
             if not asked and not answers.done():

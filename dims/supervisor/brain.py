@@ -26,6 +26,7 @@ from dims.ipc.envelope import Address, Envelope
 from dims.ipc.server import RequestServer
 from dims.layout import Layout
 from dims.locks import FileLock
+from dims.logs import log_service
 from dims.prctl import forbid_dumps
 from dims.supervisor.control import Control
 from dims.supervisor.keeper import BOT_FD, CONTROL_FD, LINK_FD
@@ -58,6 +59,8 @@ async def _serve(
     await control.start()
     try:
         await supervisor.stopped.wait()
+        for lease in supervisor.layout.leases.glob("*"):
+            _remove_stale(lease)
         if not supervisor.keeper.finished():
             _clean_up_for_keeper(supervisor.layout)
     finally:
@@ -71,9 +74,14 @@ def _clean_up_for_keeper(layout: Layout) -> None:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         layout.runtime.rmdir()
-    lock = FileLock(layout.lock)
+    _remove_stale(layout.lock)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes the lock file of a process that was killed; one that is held stays."""
+    lock = FileLock(path)
     with contextlib.suppress(AlreadyRunningError):
-        lock.take("a keeper")
+        lock.take("its holder")
     lock.release()
 
 
@@ -93,6 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dims-brain")
     parser.add_argument("--state-dir", required=True)
     parser.add_argument("--config", required=True)
+    parser.add_argument("--foreground", action="store_true", help="log where the keeper does")
     arguments = parser.parse_args()
     setproctitle("dims: brain")
     forbid_dumps()
@@ -100,12 +109,8 @@ def main() -> int:
         os.set_inheritable(descriptor, False)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format='{"at":"%(asctime)s","level":"%(levelname)s","brain":"%(message)s"}',
-    )
     layout = Layout(Path(arguments.state_dir))
+    log_service("brain", None if arguments.foreground else layout.log("brain"))
     lock = FileLock(layout.brain_lock)
     try:
         lock.take("a brain")

@@ -75,8 +75,8 @@ class FleetRecord:
     """By a service that is down: those who need it."""
     cold_at_s: deque[float] = field(default_factory=deque)
     """When cold logins were granted within the last minute."""
-    wake_at_s: float | None = None
-    """When the engine was last asked to call `wake`."""
+    wake_asked: bool = False
+    """The engine was asked for a call of `wake` that it has not made yet."""
 
     @property
     def waiting(self) -> tuple[Wish, ...]:
@@ -120,7 +120,7 @@ def service_down(record: FleetRecord, unit: UnitId) -> FleetDecision:
 
 def wake(record: FleetRecord, now_s: float) -> FleetDecision:
     """Grants what may be granted now, in order of arrival, warm starts past waiting cold ones."""
-    record.wake_at_s = None
+    record.wake_asked = False
     return _grant(record, now_s)
 
 
@@ -152,7 +152,7 @@ def _next_queue(record: FleetRecord) -> _Queue | None:
     if _ration_allows(record):
         queues.append(record.cold)
     heads = [queue for queue in queues if _live_head(record, queue)]
-    return min(heads, key=lambda queue: queue[0], default=None)
+    return min(heads, default=None)
 
 
 def _live_head(record: FleetRecord, queue: _Queue) -> bool:
@@ -164,13 +164,10 @@ def _live_head(record: FleetRecord, queue: _Queue) -> bool:
 
 def _wake_for_cold(record: FleetRecord, now_s: float) -> tuple[WakeAfter, ...]:
     """Asks once for a call at the moment when the ration has room for the next cold login."""
-    if not (record.cold_at_s and _live_head(record, record.cold)):
+    if record.wake_asked or not record.cold_at_s or not _live_head(record, record.cold):
         return ()
-    free_at_s = record.cold_at_s[0] + MINUTE_S
-    if record.wake_at_s is not None and record.wake_at_s <= free_at_s:
-        return ()
-    record.wake_at_s = free_at_s
-    return (WakeAfter(free_at_s - now_s),)
+    record.wake_asked = True
+    return (WakeAfter(record.cold_at_s[0] + MINUTE_S - now_s),)
 
 
 def _expire_cold(record: FleetRecord, now_s: float) -> None:

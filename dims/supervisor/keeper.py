@@ -138,6 +138,7 @@ class Keeper:
         argv = [
             *(sys.executable, "-m", "dims.supervisor.brain"),
             *("--state-dir", str(self._layout.state), "--config", str(self._config)),
+            *(["--foreground"] if self._brain_log is None else []),
         ]
         inherited = {self._control: CONTROL_FD, self._bots: BOT_FD, _high(theirs.detach()): LINK_FD}
         self._brain_pid = _spawn(argv, self._brain_log, inherited)

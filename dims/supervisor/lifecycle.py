@@ -40,7 +40,7 @@ from dims.supervisor.orders import (
     Stop,
     WithdrawStart,
 )
-from dims.supervisor.states import Leaving, State, UnitRecord
+from dims.supervisor.states import RUNNING, Leaving, State, UnitRecord
 from dims.supervisor.step import Step
 
 LONGEST_WAIT_S = 7 * 86_400.0
@@ -112,15 +112,12 @@ class _Life(Step):
 
     def asked_start(self, who: str) -> None:
         self._desire(Desired.RUNNING)
-        match self.record.state:
-            case State.STOPPED | State.FAILED | State.BACKING_OFF | State.WAITING:
-                self._forgive()
-                self.request(f"start: {who}")
-            case State.DRAINING:
-                self._forgive()
-                self.note(again=True, reason=f"start: {who}")
-            case State.STARTING | State.READY | State.DEGRADED:
-                return
+        if self.record.state is State.DRAINING:
+            self._forgive()
+            self.note(again=True, reason=f"start: {who}")
+        elif self.record.state not in RUNNING:
+            self._forgive()
+            self.request(f"start: {who}")
 
     def asked_stop(self, who: str) -> None:
         self._desire(Desired.STOPPED)
@@ -136,7 +133,6 @@ class _Life(Step):
 
     def asked_restart(self, who: str) -> None:
         if self.record.alive and self.record.state is not State.DRAINING:
-            self._desire(Desired.RUNNING)
             self._forgive()
             self.note(again=True)
             self._drain(f"restart: {who}")
@@ -186,7 +182,6 @@ class _Life(Step):
             incarnation=incarnation,
             alive=True,
             spawned_s=self.now_s,
-            last_beat_s=self.now_s,
             will=None,
             file_changed=False,
         )
@@ -215,7 +210,7 @@ class _Life(Step):
                 self._ready()
             case SpawnFailed():
                 # Only the first answer to a Spawn counts: what exists does not vanish unseen.
-                if self.record.pid is None:
+                if self.record.pid is None and self.record.ready_s is None:
                     self._ended(LastWill(fact.incarnation, fact.failure, fact.reason), fact.reason)
             case Exited():
                 how = str(fact.status)
@@ -246,9 +241,8 @@ class _Life(Step):
         self.note(last_beat_s=self.now_s)
 
     def _last_will(self, will: LastWill) -> None:
-        if will.failure is FailureClass.WAIT:
-            # Heeded even from a process that is already gone: exit and will may cross.
-            self._announced(_bounded_s(will.retry_after_s))
+        # Heeded even from a process that is already gone: exit and will may cross.
+        self._announced(_bounded_s(will.retry_after_s))
         if not self.record.alive:
             return
         known = self.record.will
@@ -283,15 +277,14 @@ class _Life(Step):
         # Heartbeats only note their time; this timer looks at the note. That keeps a heartbeat
         # free of orders, and one timer per unit is enough.
         limit_s = self.record.policy.stuck_after_s
-        silent_s = self.now_s - self.record.last_beat_s
-        if silent_s < 0:
-            # The clock went back: a beat from the future would hide silence until then.
-            self.note(last_beat_s=self.now_s)
-            silent_s = 0.0
-        if silent_s < limit_s:
-            self.arm(Timer.STUCK, limit_s - silent_s)
+        # The clock may go back: a beat from the future would hide silence until then.
+        self.note(last_beat_s=min(self.record.last_beat_s, self.now_s))
+        # Not `limit_s` minus the silence: rounded, that can be left for ever at a delay of nothing.
+        left_s = self.record.last_beat_s + limit_s - self.now_s
+        if left_s > 0:
+            self.arm(Timer.STUCK, left_s)
         else:
-            self._verdict(f"no heartbeat for {silent_s:.0f} s")
+            self._verdict(f"no heartbeat for {self.now_s - self.record.last_beat_s:.0f} s")
 
     def suspended(self, gap_s: float) -> None:
         """Gives its full time again to each deadline of which `gap_s` took more than half."""
@@ -335,14 +328,12 @@ class _Life(Step):
         self.arm(Timer.DRAIN, self._drain_limit_s())
 
     def _drain_limit_s(self) -> float:
-        policy = self.record.policy
         match self.record.leaving:
             case Leaving.DUMPED:
-                return policy.dump_before_term_s
-            case Leaving.NO | Leaving.TERMED:
-                return policy.drain_timeout_s
+                return self.record.policy.dump_before_term_s
             case Leaving.KILLED:
                 return KILL_AGAIN_S
+        return self.record.policy.drain_timeout_s
 
     # What comes after an end
 
@@ -351,15 +342,15 @@ class _Life(Step):
 
         `will` is what to believe if the process left none; `how` is its exit status in words.
         """
-        record, will = self.record, self.record.will or will
-        self.note(alive=False, pid=None, ready_s=None, again=False, will=will, leaving=Leaving.NO)
+        again, will = self.record.again, self.record.will or will
+        self.note(alive=False, pid=None, ready_s=None, again=False, leaving=Leaving.NO)
         self.disarm(Timer.START, Timer.STUCK, Timer.DRAIN, Timer.STABLE)
         if will.failure is FailureClass.FENCED:
-            self.orders.append(DropSession(record.unit))
-        if record.desired is Desired.STOPPED:
-            self.enter(State.STOPPED, record.reason)
-        elif record.again:
-            self.request(record.reason)
+            self.orders.append(DropSession(self.record.unit))
+        if self.record.desired is Desired.STOPPED:
+            self.enter(State.STOPPED, self.record.reason)
+        elif again:
+            self.request(self.record.reason)
         else:
             self._fail(will, will.reason if will.reason == how else f"{will.reason} ({how})")
 

@@ -18,7 +18,8 @@ NEXT_STEPS: Mapping[FailureClass, str] = {
     FailureClass.WAIT: "Telegram asked for this wait; starting earlier makes it longer",
     FailureClass.FENCED: "find who else runs this bot, end that, then `dims bot start {unit}`",
     FailureClass.NEEDS_OPERATOR: (
-        "mend it; it starts when its file changes, or with `dims bot start {unit}`"
+        "mend it: a changed handlers file starts it, a changed bots.yaml takes `dims stop` and"
+        " `dims start`, anything else `dims bot start {unit}`"
     ),
     FailureClass.RECYCLE: "it starts again by itself",
     FailureClass.STUCK: "see the stacks in `dims logs {unit}`",

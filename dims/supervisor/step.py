@@ -5,28 +5,40 @@ Knows how each small step is written down (a timer armed, a state entered); refu
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from dims.supervisor.facts import FailureClass, Timer, TimerNumber
 from dims.supervisor.orders import Arm, Keep, Order, Signal, Stop, Tell, WithdrawStart
 from dims.supervisor.states import State, UnitRecord
 
+_values = attrgetter(*(field.name for field in fields(UnitRecord)))
+
 
 class Step:
     """Collects what `lifecycle` decides about one fact at `now_s`; `draw` is its share of luck."""
 
-    __slots__ = ("draw", "now_s", "orders", "record")
+    __slots__ = ("_own", "draw", "now_s", "orders", "record")
 
     def __init__(self, record: UnitRecord, now_s: float, draw: float) -> None:
         self.record = record
         self.now_s = now_s
         self.draw = draw
         self.orders: list[Order] = []
+        self._own = False
 
     def note(self, **changes: Any) -> None:
-        """Changes fields of the record."""
-        self.record = replace(self.record, **changes)
+        """Changes fields of the record.
+
+        The first change makes a copy, the later ones change that copy, which nobody else has seen
+        yet. A `dataclasses.replace` for each would be most of the time that a decision takes.
+        """
+        if not self._own:
+            self.record = UnitRecord(*_values(self.record))
+            self._own = True
+        for name, value in changes.items():
+            object.__setattr__(self.record, name, value)
 
     def enter(self, state: State, reason: str, failure: FailureClass | None = None) -> None:
         """The unit is in `state` from now on; the fleet and the operator hear of it."""

@@ -12,7 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dims.config import BotSettings, Config, LimitSettings, RestartSettings, ServerKind
+from dims.config import (
+    BotSettings,
+    Config,
+    LimitSettings,
+    RestartSettings,
+    ServerKind,
+    secret_settings,
+)
 from dims.errors import ServiceError
 from dims.layout import Layout
 from dims.supervisor.backoff import RestartPolicy
@@ -101,7 +108,7 @@ def sandbox_argv(config: Config, layout: Layout, incarnation: Incarnation) -> li
     return [
         *(sys.executable, "-m", "dims.sandbox"),
         *("--dir", str(layout.sandbox), "--control", str(layout.sandbox_socket)),
-        *("--port", str(config.telegram.sandbox_port)),
+        *("--port", str(config.telegram.sandbox_port), "--log", str(layout.log(SANDBOX))),
         *("--notify", str(layout.bot_socket), "--unit", SANDBOX),
         *("--incarnation", str(incarnation)),
     ]
@@ -146,6 +153,7 @@ def worker_terms(
         "directory": str(config.directory),
         "admins": list(bot.admins),
         "settings": dict(bot.settings),
+        "hidden": list(secret_settings(config, config.bots.index(bot))),
         "limits": bot.limits.model_dump(mode="json"),
         "session": str(layout.session(bot.id)),
         "lease": str(layout.lease(bot.id)),

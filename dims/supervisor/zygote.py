@@ -239,6 +239,8 @@ def main() -> int:
     arguments = parser.parse_args()
     setproctitle("dims: zygote")
     forbid_dumps()
+    # What is preloaded may have made temporary files: TERM must unwind, not cut.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _load(arguments.preload)()
     entry: Entry = _load(arguments.entry)
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (the only way to ask without raising)

@@ -122,7 +122,7 @@ class OneFleet(RuleBasedStateMachine):
         assert len(self.wakes_s) <= 2
 
     def teardown(self) -> None:
-        """Services stay up, whoever starts becomes ready: everybody gets a turn, in bounded time."""
+        """Services stay up, who starts becomes ready: everybody gets a turn, in bounded time."""
         for service in SERVICES:
             self.a_service_comes_up(service)
         end_s = self.now_s + MINUTE_S * (len(self.wishes) + 1)

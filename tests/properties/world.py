@@ -119,7 +119,7 @@ class World:
                 before.again,
             )
             self.asked = (self.asked or moved) if asks else False
-        if isinstance(fact, LastWill) and fact.failure is FailureClass.WAIT:
+        if isinstance(fact, LastWill):
             self._hear_wait(before, fact)
         self.record = after
         self._follow(before, orders)

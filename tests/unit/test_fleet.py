@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dims.supervisor import fleet
 from dims.supervisor.facts import UnitId
-from dims.supervisor.fleet import FleetDecision, FleetOrder, FleetRecord, Grant, Pace, WakeAfter, Wish
+from dims.supervisor.fleet import (
+    FleetDecision,
+    FleetOrder,
+    FleetRecord,
+    Grant,
+    Pace,
+    WakeAfter,
+    Wish,
+)
 
 A, B, C, D = (UnitId(name) for name in "abcd")
 ZYGOTE, SANDBOX = UnitId("zygote"), UnitId("sandbox")
@@ -21,9 +29,7 @@ class Talk:
         self.record, orders = decision
         return list(orders)
 
-    def wish(
-        self, unit: UnitId, *needs: UnitId, cold: bool = False
-    ) -> list[FleetOrder]:
+    def wish(self, unit: UnitId, *needs: UnitId, cold: bool = False) -> list[FleetOrder]:
         return self._heard(fleet.wish(self.record, Wish(unit, cold, frozenset(needs)), self.now_s))
 
     def withdraw(self, unit: UnitId) -> list[FleetOrder]:

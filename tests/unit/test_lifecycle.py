@@ -119,7 +119,9 @@ class Unit:
     def crashes(self) -> list[Order]:
         return self.hears(Exited(self.now, CRASHED))
 
-    def leaves(self, failure: FailureClass, reason: str = "said so", wait_s: float = 0) -> list[Order]:
+    def leaves(
+        self, failure: FailureClass, reason: str = "said so", wait_s: float = 0
+    ) -> list[Order]:
         """Writes a last will and is gone."""
         self.hears(LastWill(self.now, failure, reason, wait_s))
         return self.hears(Exited(self.now, ExitStatus(code=0)))
@@ -182,6 +184,7 @@ def test_ready_frees_the_place_and_watches_the_heartbeat(unit: Unit) -> None:
         armed(Timer.STABLE, 3, 60.0),
     ]
     assert (unit.record.pid, unit.record.ready_s, unit.record.last_beat_s) == (70, 1001.0, 1001.0)
+    assert unit.record.since_s == 1001.0
     assert unit.timers == {Timer.STUCK, Timer.STABLE}
     assert unit.hears(Ready(FIRST)) == []
 
@@ -235,6 +238,18 @@ def test_only_the_answers_to_this_spawn_count(ready: Unit) -> None:
     assert ready.record == before
 
 
+def test_a_spawn_that_was_answered_cannot_fail_any_more(unit: Unit) -> None:
+    unit.hears(AskedStart(), Granted(), Spawned(FIRST, 70))
+    assert unit.hears(SpawnFailed(FIRST, FailureClass.CRASH, "it does exist")) == []
+    assert unit.record.alive
+
+
+def test_a_process_that_spoke_exists_whatever_is_said_of_its_spawn(unit: Unit) -> None:
+    unit.hears(AskedStart(), Granted(), Ready(FIRST))
+    assert unit.hears(SpawnFailed(FIRST, FailureClass.CRASH, "it does exist")) == []
+    assert unit.record.state is State.READY
+
+
 # Health
 
 
@@ -245,6 +260,7 @@ def test_trouble_degrades_and_its_end_makes_ready_again(ready: Unit) -> None:
     assert ready.hears(Heartbeat(FIRST), after_s=1.0) == [told(State.READY, "serves well again")]
     assert ready.hears(Heartbeat(FIRST), after_s=1.0) == []
     assert ready.record.last_beat_s == ready.now_s
+    assert ready.record.reason == "serves well again"
 
 
 def test_a_heartbeat_moves_the_deadline_without_an_order(ready: Unit) -> None:
@@ -256,6 +272,14 @@ def test_a_heartbeat_moves_the_deadline_without_an_order(ready: Unit) -> None:
         Signal(ECHO, FIRST, Stop.DUMP),
     ]
     assert ready.timers == {Timer.DRAIN}
+
+
+@pytest.mark.parametrize("beat_s", [0.1, 900.1844967605408, 1_234_567.891, 3.3e9 + 1 / 3])
+def test_silence_is_noticed_at_the_first_ring_whatever_floats_round_to(beat_s: float) -> None:
+    unit = Unit(replace(PLAIN, stuck_after_s=900.0), now_s=beat_s)
+    unit.starts()
+    unit.rings(Timer.STUCK, 900.0)
+    assert unit.record.reason == "no heartbeat for 900 s"
 
 
 def test_a_replaced_timer_rings_in_vain(ready: Unit) -> None:
@@ -400,6 +424,7 @@ def test_a_restart_while_a_stop_drains_sends_nothing_twice(ready: Unit) -> None:
 
 def test_a_stop_takes_a_restart_back(ready: Unit) -> None:
     ready.hears(AskedRestart(), AskedStop("bob"))
+    assert not ready.record.again
     assert ready.crashes() == [told(State.STOPPED, "stop: bob")]
 
 
@@ -420,6 +445,11 @@ def test_who_asks_in_a_backoff_starts_it_now_and_forgives(unit: Unit, asked: Fac
 
 def test_a_restart_of_a_stopped_unit_starts_it(unit: Unit) -> None:
     assert kinds(unit.hears(AskedRestart())) == [Keep, Tell, RequestStart]
+
+
+def test_a_start_of_a_failed_unit_tries_again(ready: Unit) -> None:
+    ready.leaves(FailureClass.NEEDS_OPERATOR, "token revoked")
+    assert kinds(ready.hears(AskedStart())) == [Tell, RequestStart]
 
 
 def test_a_restart_forgives_former_failures(ready: Unit) -> None:
@@ -498,7 +528,6 @@ def test_a_network_that_is_down_is_tried_more_often_than_a_crash(ready: Unit) ->
         ready.restarts()
     # The cap asks for no more here: the first of the four is 106 s in the window of 120 s.
     assert delay_s == pytest.approx(106.0)
-    ready.policy = PLAIN
 
 
 def test_a_slow_retry_waits_until_the_window_has_room() -> None:
@@ -561,9 +590,7 @@ def test_a_spawn_that_fails_is_answered_by_its_class(unit: Unit) -> None:
     orders = unit.hears(SpawnFailed(FIRST, FailureClass.CRASH, "no memory"))
     assert orders == [
         WithdrawStart(ECHO),
-        told(
-            State.BACKING_OFF, "no memory; restart 1 of 3 within 120 s", FailureClass.CRASH
-        ),
+        told(State.BACKING_OFF, "no memory; restart 1 of 3 within 120 s", FailureClass.CRASH),
         armed(Timer.RETRY, 2, 2.0),
     ]
 
@@ -654,9 +681,7 @@ def test_what_telegram_said_outweighs_our_own_verdict(ready: Unit) -> None:
     ready.rings(Timer.STUCK, 45.0)
     ready.hears(LastWill(FIRST, FailureClass.NEEDS_OPERATOR, "token revoked"))
     ready.hears(LastWill(FIRST, FailureClass.FENCED, "too late"))
-    assert ready.crashes() == [
-        told(State.FAILED, "token revoked", FailureClass.NEEDS_OPERATOR)
-    ]
+    assert ready.crashes() == [told(State.FAILED, "token revoked", FailureClass.NEEDS_OPERATOR)]
 
 
 def test_a_will_in_a_drain_that_was_asked_for_changes_no_plan(ready: Unit) -> None:
@@ -718,9 +743,7 @@ def test_a_stop_and_a_start_do_not_shorten_an_announced_wait(ready: Unit) -> Non
     assert ready.timers == set()
     assert ready.hears(AskedStart(), after_s=100.0) == [
         Keep(ECHO, Desired.RUNNING, 1_400.0),
-        told(
-            State.WAITING, "start: operator; Telegram said wait 1400 s", FailureClass.WAIT
-        ),
+        told(State.WAITING, "start: operator; Telegram said wait 1400 s", FailureClass.WAIT),
         armed(Timer.RETRY, 6, 1_400.0),
     ]
 
@@ -761,9 +784,7 @@ def test_a_wait_announced_before_the_grant_holds_the_spawn(ready: Unit) -> None:
     ready.hears(LastWill(FIRST, FailureClass.WAIT, "flood", 50.0))
     assert ready.hears(Granted()) == [
         WithdrawStart(ECHO),
-        told(
-            State.WAITING, "the wait is over; Telegram said wait 50 s", FailureClass.WAIT
-        ),
+        told(State.WAITING, "the wait is over; Telegram said wait 50 s", FailureClass.WAIT),
         armed(Timer.RETRY, 5, 50.0),
     ]
 
@@ -773,6 +794,17 @@ def test_any_other_will_after_the_exit_was_seen_is_dropped(ready: Unit) -> None:
     before = ready.record
     assert ready.hears(LastWill(FIRST, FailureClass.NEEDS_OPERATOR, "late")) == []
     assert ready.record == before
+
+
+def test_a_wait_counts_whatever_else_the_process_says(ready: Unit) -> None:
+    ready.leaves(FailureClass.CRASH, "flood in a handler", 50.0)
+    ready.rings(Timer.RETRY, 2.0)
+    assert (ready.record.state, ready.record.retry_at_s) == (State.WAITING, 1_050.0)
+
+
+def test_a_wait_without_failures_is_as_long_as_announced(ready: Unit) -> None:
+    ready.leaves(FailureClass.WAIT, "flood", 0.25)
+    assert ready.record.retry_at_s == ready.now_s + 0.25
 
 
 def test_of_two_announced_waits_the_later_end_counts(ready: Unit) -> None:
@@ -785,7 +817,13 @@ def test_of_two_announced_waits_the_later_end_counts(ready: Unit) -> None:
 
 @pytest.mark.parametrize(
     ("said_s", "waited_s"),
-    [(math.nan, None), (-5.0, None), (0.0, None), (math.inf, LONGEST_WAIT_S), (9e9, LONGEST_WAIT_S)],
+    [
+        (math.nan, None),
+        (-5.0, None),
+        (0.0, None),
+        (math.inf, LONGEST_WAIT_S),
+        (9e9, LONGEST_WAIT_S),
+    ],
 )
 def test_a_garbled_wait_is_bounded(ready: Unit, said_s: float, waited_s: float | None) -> None:
     ready.hears(LastWill(FIRST, FailureClass.WAIT, "flood", said_s))

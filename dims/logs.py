@@ -1,12 +1,13 @@
-"""A worker's log: one JSON object a line, rotated by size, without secrets.
+"""A process's log: one JSON object a line, rotated by size, without secrets.
 
-Descriptors 1 and 2 point at the same file (the zygote opened it), so prints of bot code and stack
-dumps land there too. Rotation renames and reopens, and points the descriptors at the new file.
+Descriptors 1 and 2 point at the same file (whoever started us opened it), so prints of bot code
+and stack dumps land there too. Rotation renames and reopens, and points both at the new file.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import io
 import json
 import logging
 import os
@@ -14,10 +15,14 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from dims.layout import PRIVATE_FILE
 
+SERVICE_LOG_BYTES = 10_000_000
+SERVICE_LOG_FILES = 3
+"""As much as a bot gets by default."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -35,11 +40,11 @@ class Redactor:
 
 
 class JsonFormatter(logging.Formatter):
-    """`at` (UTC), `level`, `bot`, `logger`, `message`, `error`, and extra fields."""
+    """`at` (UTC), `level`, who (`bot` or `process`), `logger`, `message`, `error`, extra fields."""
 
-    def __init__(self, bot: str, redactor: Redactor) -> None:
+    def __init__(self, who: Mapping[str, str], redactor: Redactor) -> None:
         super().__init__()
-        self._bot = bot
+        self._who = who
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
@@ -48,7 +53,7 @@ class JsonFormatter(logging.Formatter):
         line = {
             "at": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname,
-            "bot": self._bot,
+            **self._who,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -98,6 +103,46 @@ class RotatingLog(logging.Handler):
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
+class CleanStream(io.TextIOBase):
+    """What bot code prints: written line by line to a descriptor, without secrets.
+
+    A line is held back until it is whole, so that a secret printed in pieces shows as one.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, descriptor: int, redactor: Redactor) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._redactor = redactor
+        self._line = ""
+
+    def writable(self) -> bool:
+        """As every output says."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def write(self, text: str, /) -> int:
+        """Takes the text; whole lines are written at once."""
+        lines, found, rest = (self._line + text).rpartition("\n")
+        self._line = rest
+        if found:
+            self._put(lines + found)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes an unfinished line as well."""
+        rest, self._line = self._line, ""
+        if rest:
+            self._put(rest)
+
+    def _put(self, text: str) -> None:
+        os.write(self._descriptor, self._redactor.clean(text).encode("utf-8", "replace"))
+
+
 def dump_stacks_on_signal() -> None:
     """SIGUSR1 writes the stacks of all threads to the log; the process goes on."""
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=False)
@@ -108,16 +153,26 @@ def log_to_file(
 ) -> RotatingLog:
     """All loggers write to the bot's file; `limits` is (bytes per file, older files kept)."""
     log = RotatingLog(path, *limits)
-    _install(log, bot, secrets)
+    log.setFormatter(_clean_output(bot, secrets))
+    _install(log)
     return log
 
 
 def log_to_terminal(bot: str, secrets: tuple[str, ...]) -> None:
     """All loggers write to standard error, for `dims run`."""
+    _clean_output(bot, secrets)
     handler = logging.StreamHandler(sys.stderr)
-    redactor = Redactor(secrets)
-    _install(handler, bot, secrets)
-    handler.setFormatter(_Plain(redactor))
+    handler.setFormatter(_Plain(Redactor(secrets)))
+    _install(handler)
+
+
+def log_service(process: str, path: Path | None) -> None:
+    """All loggers of a process that is no bot write to its file, or without one to descriptor 2."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path is not None:
+        handler = RotatingLog(path, SERVICE_LOG_BYTES, SERVICE_LOG_FILES)
+    handler.setFormatter(JsonFormatter({"process": process}, Redactor(())))
+    _install(handler)
 
 
 class _Plain(logging.Formatter):
@@ -129,8 +184,14 @@ class _Plain(logging.Formatter):
         return self._redactor.clean(super().format(record))
 
 
-def _install(handler: logging.Handler, bot: str, secrets: tuple[str, ...]) -> None:
-    handler.setFormatter(JsonFormatter(bot, Redactor(secrets)))
+def _clean_output(bot: str, secrets: tuple[str, ...]) -> JsonFormatter:
+    """Makes prints clean too; returns the formatter for the log proper."""
+    redactor = Redactor(secrets)
+    sys.stdout, sys.stderr = CleanStream(1, redactor), CleanStream(2, redactor)
+    return JsonFormatter({"bot": bot}, redactor)
+
+
+def _install(handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
