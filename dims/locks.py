@@ -62,6 +62,12 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def forget(self) -> None:
+        """Closes the descriptor only: for a forked child, whose parent goes on holding it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
     def _is_still_there(self, descriptor: int) -> bool:
         try:
             there = self._path.stat()

@@ -72,10 +72,10 @@ class Lease:
 
     def leave_child(self) -> None:
         """Closes our copies in a forked child, without giving anything up."""
-        if self._file.descriptor >= 0:
-            os.close(self._file.descriptor)
+        self._file.forget()
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
 
 
 _held: set[Lease] = set()

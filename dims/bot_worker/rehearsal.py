@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -29,6 +28,8 @@ from dims.ipc.channel import Channel, listen
 from dims.ipc.envelope import Address, Envelope
 from dims.sandbox.people import People
 from dims.sandbox.server import Sandbox
+
+_log = logging.getLogger(__name__)
 
 LIVES = 4
 """Measured: fewer share less; more share nothing more and leave holes that workers fill."""
@@ -66,6 +67,9 @@ async def _rehearse(directory: Path) -> None:
         async with asyncio.timeout(LIMIT_S):
             for number in range(LIVES):
                 await _life(directory, sandbox, number)
+    except TimeoutError:
+        # On a starved machine workers start colder than they could; better than never.
+        _log.warning("the rehearsal was not done after %g s", LIMIT_S)
     finally:
         await sandbox.close()
 
@@ -81,12 +85,13 @@ async def _life(directory: Path, sandbox: Sandbox, number: int) -> None:
         session.give_key(sandbox.address.dc_id, raw)
     session.updates.close()
     brain = _Brain(_terms(directory, sandbox, bot.token))
-    path = directory / f"{number}.sock"
+    # An abstract name: the path of a temporary directory may be too long for a socket.
+    path = f"\0dims-rehearsal-{os.getpid()}-{number}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
+    sock.bind(path)
     server = await listen(sock, brain.make)
-    order = {"socket": str(path), "unit": _BOT, "incarnation": number}
-    life = asyncio.ensure_future(worker.run_in_fleet(order))
+    order = {"socket": path, "unit": _BOT, "incarnation": number}
+    life = asyncio.ensure_future(worker.run_in_fleet(order, heeds_signals=False))
     await asyncio.wait((life, brain.ready), return_when=asyncio.FIRST_COMPLETED)
     if not life.done():
         people = People(hub)
@@ -177,14 +182,11 @@ def _nothing_stays() -> Iterator[None]:
     handlers, level = list(root.handlers), root.level
     streams = sys.stdout, sys.stderr
     keys = dict(rsa._server_keys)  # noqa: SLF001
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     logging.disable(logging.INFO)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
-        for number, handler in signals.items():
-            signal.signal(number, handler)
         root.handlers[:] = handlers
         sys.stdout, sys.stderr = streams
         root.setLevel(level)

@@ -24,5 +24,6 @@ def run_in_foreground(wire: Mapping[str, Any]) -> None:
 
 async def _run(wire: Mapping[str, Any]) -> str | None:
     worker = Worker(read_terms(wire), 1, None)
+    worker.leave_on_signals()
     failure = await worker.run()
     return failure.reason if failure is not None else None

@@ -20,6 +20,8 @@ from typing import Any
 
 from telethon.crypto import AuthKey
 from telethon.sessions import MemorySession
+from telethon.tl.types import Updates, UpdateShortSentMessage
+from telethon.tl.types.messages import AffectedMessages
 from telethon.tl.types.updates import Difference, DifferenceSlice, State
 
 from dims.layout import PRIVATE_FILE
@@ -47,13 +49,20 @@ class UpdateStateFile:
         return pts, qts, date, seq
 
     def write(self, pts: int, qts: int, date: int, seq: int) -> None:
-        """Stores a state in the kernel's page cache: survives any kill of this process."""
+        """Stores a state in the kernel's page cache: survives any kill of this process.
+
+        No effect once closed.
+        """
+        if self._descriptor < 0:
+            return
         head = _RECORD.pack(_MAGIC, pts, qts, date, seq, 0)[:-4]
         os.pwrite(self._descriptor, head + struct.pack(">I", zlib.crc32(head)), 0)
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._descriptor)
+        """Closes the file; closing twice is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class FileSession(MemorySession):
@@ -65,19 +74,41 @@ class FileSession(MemorySession):
         self._saved: bytes = b""
         self._auth_key: Any
         self.updates = UpdateStateFile(path.with_suffix(".updates"))
+        self.offered: Any = None
+        """The update state that Telethon wanted stored last, or None."""
+        self.on_state: Callable[[Any], None] | None = None
+        """Gets each updates.State that Telegram answers."""
+        self.on_own: Callable[[int, int], None] | None = None
+        """Gets the pts before and after each request that changed something itself."""
         self.on_difference: Callable[[list[Any], int], None] | None = None
         """Gets the new messages of each getDifference, and the pts they lead to."""
         self._load()
 
+    def set_update_state(self, entity_id: int, state: Any) -> None:
+        """Called by Telethon every 60 s and when it disconnects."""
+        super().set_update_state(entity_id, state)
+        if entity_id == 0:
+            self.offered = state
+
     def process_entities(self, tlo: Any) -> None:
-        """Called by Telethon with every answer, before it acts on it."""
+        """Called by Telethon with every answer, before it acts on it.
+
+        Updates that are pushed come wrapped in another type, so each Updates here is an answer.
+        """
         super().process_entities(tlo)
-        if self.on_difference is None:
-            return
-        if isinstance(tlo, Difference):
-            self.on_difference(tlo.new_messages, tlo.state.pts)
-        elif isinstance(tlo, DifferenceSlice):
-            self.on_difference(tlo.new_messages, tlo.intermediate_state.pts)
+        match tlo:
+            case Difference() if self.on_difference is not None:
+                self.on_difference(tlo.new_messages, tlo.state.pts)
+            case DifferenceSlice() if self.on_difference is not None:
+                self.on_difference(tlo.new_messages, tlo.intermediate_state.pts)
+            case State() if self.on_state is not None:
+                self.on_state(tlo)
+            case UpdateShortSentMessage() | AffectedMessages() if self.on_own is not None:
+                self.on_own(tlo.pts - tlo.pts_count, tlo.pts)
+            case Updates() if self.on_own is not None:
+                for update in tlo.updates:
+                    if has_pts(update):
+                        self.on_own(update.pts - update.pts_count, update.pts)
 
     def aim(self, dc: int, host: str, port: int) -> None:
         """Points at the server; a key of another data centre or address is dropped."""
@@ -144,3 +175,12 @@ class FileSession(MemorySession):
             pts, qts, date, seq = state
             moment = datetime.fromtimestamp(date, UTC)
             self._update_states[0] = State(pts, qts, moment, seq, unread_count=0)
+
+
+def has_pts(update: Any) -> bool:
+    """Whether the update counts in the account's own pts; each channel has a pts of its own.
+
+    0 is Telethon's mark for "none" (`NO_SEQ`), on what came by getDifference.
+    """
+    is_of_channel = "Channel" in type(update).__name__
+    return bool(getattr(update, "pts", 0)) and hasattr(update, "pts_count") and not is_of_channel

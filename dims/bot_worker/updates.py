@@ -13,7 +13,7 @@ from typing import Any
 
 from telethon import TelegramClient, events
 
-from dims.bot_worker.session import FileSession
+from dims.bot_worker.session import FileSession, has_pts
 from dims.bot_worker.watermark import Ticket, Watermark
 
 
@@ -33,8 +33,16 @@ class UpdateTracker:
         """Updates received since the start of the process."""
         self._missed: dict[int, tuple[Any, Ticket]] = {}
         """Messages of a difference that are not dispatched yet, by identity."""
+        self._closing = False
+        session.on_state = self._logged_in
+        session.on_own = self._did_itself
         session.on_difference = self._caught_up
         client.add_event_handler(self._arrived, events.Raw)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is known from which state this process begins."""
+        return self._mark is not None
 
     def start_from(self, state: Any) -> None:
         """`state` (updates.State) is where this process begins: what is stored, or the present."""
@@ -42,61 +50,86 @@ class UpdateTracker:
         self._mark = Watermark(state.pts)
         self._store()
 
-    async def drained(self) -> None:
-        """Returns when no handler is in hand."""
+    async def drain(self) -> None:
+        """Takes no update any more, and returns when no handler is in hand.
+
+        What is refused from now on stays unfinished, so that the next incarnation gets it.
+        """
+        self._closing = True
         await self._idle.wait()
 
     def close(self) -> None:
-        """Stores the last state."""
+        """Stores the last state; what ends later is not stored."""
         self._store()
+        self._mark = None
 
     async def _arrived(self, update: Any) -> None:
-        self.seen += 1
         task = asyncio.current_task()
-        if task is None:
-            return
+        if task is None or self._closing:
+            raise events.StopPropagation
+        self.seen += 1
+        ticket, is_missed = self._ticket_for(update)
+        if is_missed and update.message.out and ticket is not None:
+            # Live, Telethon shows nobody what this session sent; a difference has it again.
+            self._finish(ticket)
+            raise events.StopPropagation
         self._busy.add(task)
         self._idle.clear()
-        ticket = self._ticket_for(update)
         # Telethon starts a task per update without bound; this is the bound on running handlers.
         await self._slots.acquire()
         task.add_done_callback(lambda ended: self._done(ended, ticket))
+        if self._closing:
+            # It waited until now and no handler has seen it: its ticket stays in hand.
+            ticket = None
+            raise events.StopPropagation
+
+    def _logged_in(self, state: Any) -> None:
+        if self._mark is None and not self._closing:
+            self.start_from(state)
+
+    def _did_itself(self, before: int, after: int) -> None:
+        if self._mark is not None:
+            self._mark.own(before, after)
+            self._store()
 
     def _caught_up(self, messages: list[Any], pts: int) -> None:
         """A difference came: `messages` lead from the pts so far to `pts`."""
-        if self._mark is not None:
-            before = self._mark.highest
-            for message in messages:
-                self._missed[id(message)] = (message, self._mark.begin(before, pts))
+        if self._mark is None:
+            return
+        before = self._mark.highest
+        for message in messages:
+            self._missed[id(message)] = (message, self._mark.begin(before, pts))
+        self._mark.own(before, pts)
 
-    def _ticket_for(self, update: Any) -> Ticket | None:
-        """None for an update that does not count in the account's own pts."""
+    def _ticket_for(self, update: Any) -> tuple[Ticket | None, bool]:
+        """The update's ticket, None if it does not count in the account's own pts; and whether it
+        is a message of a difference."""
         missed = self._missed.pop(id(getattr(update, "message", None)), None)
         if missed is not None:
-            return missed[1]
-        if self._mark is None or not _has_pts(update):
-            return None
-        return self._mark.begin(update.pts - update.pts_count, update.pts)
+            return missed[1], True
+        if self._mark is None or not has_pts(update):
+            return None, False
+        return self._mark.begin(update.pts - update.pts_count, update.pts), False
 
     def _done(self, task: asyncio.Task[Any], ticket: Ticket | None) -> None:
         self._slots.release()
         self._busy.discard(task)
         if not self._busy:
             self._idle.set()
-        if ticket is not None and self._mark is not None and not task.cancelled():
+        if ticket is not None and not task.cancelled():
+            self._finish(ticket)
+
+    def _finish(self, ticket: Ticket) -> None:
+        if self._mark is not None:
             self._mark.finish(ticket)
             self._store()
 
     def _store(self) -> None:
-        if self._mark is not None:
-            date = int(self._state.date.timestamp())
-            self._session.updates.write(self._mark.pts, self._state.qts, date, self._state.seq)
-
-
-def _has_pts(update: Any) -> bool:
-    """Whether the update counts in the account's own pts; each channel has a pts of its own.
-
-    0 is Telethon's mark for "none" (`NO_SEQ`), on what came by getDifference.
-    """
-    is_of_channel = "Channel" in type(update).__name__
-    return bool(getattr(update, "pts", 0)) and hasattr(update, "pts_count") and not is_of_channel
+        if self._mark is None:
+            return
+        offered = self._session.offered
+        if offered is not None and not self._busy:
+            # qts, seq and date have no tickets: Telethon's own count holds while all is idle.
+            self._state = offered
+        date = int(self._state.date.timestamp())
+        self._session.updates.write(self._mark.pts, self._state.qts, date, self._state.seq)

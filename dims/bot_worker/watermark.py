@@ -22,6 +22,8 @@ class Watermark:
         self._in_hand: list[tuple[int, Ticket]] = []
         """Heap of (pts before the update, its ticket)."""
         self._finished: set[Ticket] = set()
+        self._own: list[tuple[int, int]] = []
+        """Heap of (pts before, pts after) of what this account did itself, past a gap."""
 
     @property
     def pts(self) -> int:
@@ -39,7 +41,21 @@ class Watermark:
         ticket = Ticket(self._tickets)
         heapq.heappush(self._in_hand, (before, ticket))
         self.highest = max(self.highest, after)
+        self._absorb_own()
         return ticket
+
+    def own(self, before: int, after: int) -> None:
+        """The account itself did something that leads from `before` to `after`; it is finished.
+
+        It counts only once everything up to `before` has arrived: the answer to a request may
+        overtake an update that is not dispatched yet, and that one must not be skipped.
+        """
+        heapq.heappush(self._own, (before, after))
+        self._absorb_own()
+
+    def _absorb_own(self) -> None:
+        while self._own and self._own[0][0] <= self.highest:
+            self.highest = max(self.highest, heapq.heappop(self._own)[1])
 
     def finish(self, ticket: Ticket) -> None:
         """The handlers of an update ended, well or badly; called once for each ticket."""

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +31,7 @@ from dims.bot_worker.failures import (
     Failure,
     WorkerFailedError,
     classify,
+    one_line,
 )
 from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
 from dims.bot_worker.memory import give_back, unshared_bytes
@@ -67,6 +68,7 @@ class Worker:
         self._leaving: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
         account = terms.token.partition(":")[0]
         self._lease = Lease(terms.lease, f"{terms.host}:{terms.port}", account)
+        self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
@@ -76,12 +78,20 @@ class Worker:
         if not self._leaving.done():
             self._leaving.set_result(failure)
 
+    def leave_on_signals(self) -> None:
+        """TERM and INT end the worker gently from now on.
+
+        Not `loop.add_signal_handler`, which lists all signals of the system each time: 1 ms.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.leave, None))
+
     async def run(self) -> Failure | None:
         """Runs until told to leave or until something fails; returns why.
 
         Raises AlreadyRunningError under `dims run`, whose user can do something about it.
         """
-        _call_on_stop(lambda: self.leave(None))
         failure: Failure | None = None
         try:
             failure = await self._run()
@@ -92,10 +102,13 @@ class Worker:
             failure = classify(error)
             if failure.kind == CRASH and not isinstance(error, WorkerFailedError):
                 _log.exception("the worker failed")
-        if failure is not None and self._bond is not None:
-            _log.error("leaves: %s", failure.reason)
-            self._bond.last_will(failure.kind, failure.reason, failure.retry_after_s)
-        return failure
+        if failure is None:
+            return None
+        reason = self._redactor.clean(one_line(failure.reason))
+        if self._bond is not None:
+            _log.error("leaves: %s", reason)
+            self._bond.last_will(failure.kind, reason, failure.retry_after_s)
+        return Failure(failure.kind, reason, failure.retry_after_s)
 
     async def _run(self) -> Failure | None:
         terms = self._terms
@@ -126,6 +139,8 @@ class Worker:
             await self._stop(client, tracker, bot)
             session.save()
             session.updates.close()
+            # Last of all: whoever gets it next must find everything stored.
+            self._lease.release()
 
     async def _start(
         self, client: Any, session: FileSession, tracker: UpdateTracker, bot: BotContext
@@ -140,7 +155,7 @@ class Worker:
             await asyncio.gather(login, return_exceptions=True)
             return
         login.result()
-        if stored is None:
+        if not tracker.has_begun:
             tracker.start_from(await client(functions.updates.GetStateRequest()))
         session.save()
         await self._call_setup(bot)
@@ -249,8 +264,7 @@ class Worker:
         try:
             async with asyncio.timeout(limit_s):
                 if client.is_connected():
-                    await _stop_updates(client)
-                    await tracker.drained()
+                    await tracker.drain()
                     if self._module is not None:
                         await handlers.call_hook(self._module, "teardown", bot)
         except TimeoutError:
@@ -258,42 +272,24 @@ class Worker:
         except Exception:
             # teardown() is the bot's own code; leaving must not fail on it.
             _log.exception("teardown() failed")
-        tracker.close()
         try:
             async with asyncio.timeout(limit_s):
                 await client.disconnect()
         except TimeoutError:
             _log.warning("disconnecting took longer than %g s", limit_s)
-        self._lease.release()
+        tracker.close()
 
     def _recycle(self, reason: str) -> None:
         self.leave(Failure(RECYCLE, reason))
 
 
-def _call_on_stop(callback: Callable[[], None]) -> None:
-    """Calls back in the loop on TERM and INT.
-
-    Not `loop.add_signal_handler`, which lists all signals of the system each time: 1 ms a start.
-    """
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
-
-
-async def _stop_updates(client: Any) -> None:
-    """New updates wait at Telegram for the next incarnation, which catches up on them."""
-    for callback, builder in client.list_event_handlers():
-        client.remove_event_handler(callback, builder)
-    await asyncio.sleep(0)
-
-
 def run_forked(order: Mapping[str, Any]) -> int:
     """Runs in a child of the zygote; returns the exit code. `order` has no secrets."""
     logs.dump_stacks_on_signal()
-    return asyncio.run(run_in_fleet(order))
+    return asyncio.run(run_in_fleet(order, heeds_signals=True))
 
 
-async def run_in_fleet(order: Mapping[str, Any]) -> int:
+async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     """Joins the fleet as `order` says, runs the bot, and returns the exit code."""
     incarnation = int(order["incarnation"])
     worker: Worker | None = None
@@ -308,21 +304,18 @@ async def run_in_fleet(order: Mapping[str, Any]) -> int:
     bond = Membership(str(order["socket"]), str(order["unit"]), incarnation, heed)
     terms = read_terms(await bond.join())
     limits = terms.limits
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (limits.open_files, max(limits.open_files, _hard_files()))
-    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits.open_files, hard), hard))
     rotating = logs.log_to_file(
         terms.bot, terms.log, terms.secrets, (limits.log_bytes, limits.log_files)
     )
     worker = Worker(terms, incarnation, bond)
     worker.rotating = rotating
+    if heeds_signals:
+        worker.leave_on_signals()
     started_s = time.monotonic()
     _log.info("starts", extra={"incarnation": incarnation, "pid": os.getpid()})
     failure = await worker.run()
     _log.info("ends", extra={"after_s": round(time.monotonic() - started_s, 3)})
     await bond.leave()
     return WILL_CODE if failure is not None else 0
-
-
-def _hard_files() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

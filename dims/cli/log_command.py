@@ -48,6 +48,8 @@ def _growing(path: Path, position: int) -> Iterator[bytes]:
                 yield chunk
                 continue
             if _replaced(path, file.fileno()):
+                # Lines may have come between that read and the rotation.
+                yield file.read()
                 file.close()
                 file = path.open("rb")
                 continue

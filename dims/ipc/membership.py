@@ -7,6 +7,7 @@ with an order or why a heartbeat says what it says. The process goes on while no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from dims.ipc.envelope import Address, Envelope, Priority
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 """Waits between two tries to reach a brain: doubled from the first to the last."""
+
+LEAVE_WITHIN_S = 5.0
+"""How long the last words may take to reach a busy brain."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Membership:
         self._ready: Mapping[str, Any] | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._closed = False
+        self._parted = asyncio.Event()
         self.alone_since_s: float | None = None
         """Loop time since when no brain is there; None while one is."""
 
@@ -71,7 +76,9 @@ class Membership:
             await asyncio.gather(self._rejoining, return_exceptions=True)
         if self._channel is not None:
             self._channel.close()
-            await asyncio.sleep(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_WITHIN_S):
+                    await self._parted.wait()
 
     def _say(self, kind: str, body: Mapping[str, Any], priority: Priority) -> None:
         if self._channel is not None:
@@ -102,6 +109,7 @@ class Membership:
             self._on_order(message.kind, message.body)
 
     def _lost(self, channel: Channel, reason: str) -> None:
+        self._parted.set()
         if channel is not self._channel or self._closed:
             return
         self._channel = None

@@ -164,7 +164,7 @@ def _live_head(record: FleetRecord, queue: _Queue) -> bool:
 
 def _wake_for_cold(record: FleetRecord, now_s: float) -> tuple[WakeAfter, ...]:
     """Asks once for a call at the moment when the ration has room for the next cold login."""
-    if record.wake_asked or not record.cold_at_s or not _live_head(record, record.cold):
+    if not _live_head(record, record.cold) or not record.cold_at_s or record.wake_asked:
         return ()
     record.wake_asked = True
     return (WakeAfter(record.cold_at_s[0] + MINUTE_S - now_s),)

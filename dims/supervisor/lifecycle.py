@@ -253,8 +253,8 @@ class _Life(Step):
             self._leave(Leaving.TERMED, will.reason, will.failure)
 
     def _announced(self, wait_s: float) -> None:
-        if wait_s > self.announced_left_s():
-            self.note(not_before_s=self.now_s + wait_s)
+        if wait_s > 0:
+            self.note(not_before_s=self.now_s + max(wait_s, self.announced_left_s()))
             self.keep()
 
     def _rang(self, timer: Timer) -> None:

@@ -61,6 +61,7 @@ def assert_serves(fleet: Fleet) -> None:
         assert account["duplicated"] == 0
         assert account["cold_logins"] <= 1
         assert account["connections"] == 1
+    assert "two places" not in fleet.log("brain")
 
 
 @contextmanager
