@@ -10,6 +10,21 @@ from dims.errors import AlreadyRunningError, StateError
 from dims.layout import PRIVATE_FILE
 
 
+def holder(path: Path) -> int | None:
+    """The pid of who holds the lock on `path` now; None when nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(descriptor, 32, 0) or b"0") or None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 class FileLock:
     """An exclusive flock(2) on a file that names its holder's pid.
 

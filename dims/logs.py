@@ -30,13 +30,19 @@ class Redactor:
     """Replaces secrets in texts."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = sorted(secrets, key=len, reverse=True)
+        forms = {form for secret in secrets for form in _written_forms(secret)}
+        self._secrets = sorted(forms, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
         """The text with every secret replaced by `***`."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _written_forms(secret: str) -> tuple[str, ...]:
+    """The secret itself, and as JSON and Python write it inside quotes."""
+    return (secret, json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1])
 
 
 class JsonFormatter(logging.Formatter):
@@ -197,3 +203,12 @@ def _install(handler: logging.Handler) -> None:
     root.setLevel(logging.INFO)
     # Telethon tells of each connection and disconnection: the supervisor's events say it better.
     logging.getLogger("telethon").setLevel(logging.WARNING)
+
+
+REASON_LIMIT = 500
+
+
+def one_line(text: str) -> str:
+    """The text in one line of bounded length: reasons travel, are stored and shown in tables."""
+    line = " ".join(text.split())
+    return line if len(line) <= REASON_LIMIT else line[: REASON_LIMIT - 1] + "…"

@@ -67,12 +67,3 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, ConnectionError | OSError):
         return Failure(NETWORK, f"no connection to Telegram: {error}")
     return Failure(CRASH, f"{type(error).__name__}: {error}")
-
-
-REASON_LIMIT = 500
-
-
-def one_line(text: str) -> str:
-    """The text in one line of bounded length: reasons travel, are stored and shown in tables."""
-    line = " ".join(text.split())
-    return line if len(line) <= REASON_LIMIT else line[: REASON_LIMIT - 1] + "…"

@@ -31,7 +31,6 @@ from dims.bot_worker.failures import (
     Failure,
     WorkerFailedError,
     classify,
-    one_line,
 )
 from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
 from dims.bot_worker.memory import give_back, unshared_bytes
@@ -104,7 +103,7 @@ class Worker:
                 _log.exception("the worker failed")
         if failure is None:
             return None
-        reason = self._redactor.clean(one_line(failure.reason))
+        reason = self._redactor.clean(logs.one_line(failure.reason))
         if self._bond is not None:
             _log.error("leaves: %s", reason)
             self._bond.last_will(failure.kind, reason, failure.retry_after_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from dims.cli import render
 from dims.cli.waiting import complain_about, until_gone, until_settled
 from dims.cli.where import Where, located
 from dims.errors import NotRunningError, TimedOutError, UsageError
+from dims.locks import holder
 
 DEFAULT_TIMEOUT_S = 120.0
 
@@ -75,13 +77,13 @@ def _show(answer: dict[str, Any], *, already: bool, took_s: float) -> None:
 def stop(place: Where, timeout_s: float) -> None:
     """Stop all bots and the supervisor. What ran comes back with `dims start`."""
     try:
-        answer = _status(place) or _status_of_the_orphaned(place)
+        answer = _status(place)
     except TimedOutError:
         # The keeper holds the socket, but no brain answers: the keeper itself can end all.
         _stop_keeper(place, timeout_s)
         return
     if answer is None:
-        click.echo("not running")
+        _stop_orphans(place, timeout_s)
         return
     pids = {answer["supervisor"]["pid"], answer["supervisor"]["keeper_pid"]}
     pids |= {unit["pid"] for unit in (*answer["bots"], *answer["services"])}
@@ -91,25 +93,30 @@ def stop(place: Where, timeout_s: float) -> None:
     click.echo(f"stopped {sum(bot['pid'] is not None for bot in answer['bots'])} bots")
 
 
-def _status_of_the_orphaned(place: Where) -> dict[str, Any] | None:
-    """After a kill of keeper and brain bots go on: a new brain takes them in, to end them."""
+def _stop_orphans(place: Where, timeout_s: float) -> None:
+    """After a kill of keeper and brain bots go on: a new brain takes them in, only to end them."""
     try:
-        if not place.layout.control_socket.exists():
-            return None
+        orphaned = place.layout.control_socket.exists()
     except NotRunningError:
-        return None
+        orphaned = False
+    if not orphaned:
+        click.echo("not running")
+        return
     from dims.cli.launch import launch  # noqa: PLC0415 (pydantic: only for a real start)
 
-    launch(place, None, foreground=False)
-    return _status(place)
+    launch(place, {"stop": True}, foreground=False)
+    until_gone(place, (), timeout_s)
+    click.echo("stopped what a killed supervisor had left")
 
 
 def _stop_keeper(place: Where, timeout_s: float) -> None:
-    pid = int(place.layout.lock.read_text(encoding="ascii"))
-    click.echo(
-        f"no brain answers (see `dims logs brain`); asking keeper {pid} to end all", err=True
-    )
-    os.kill(pid, signal.SIGTERM)
+    layout = place.layout
+    pid = holder(layout.lock) or holder(layout.brain_lock)
+    if pid is None:
+        raise NotRunningError(f"no supervisor holds {layout.state}", hint="try again")
+    click.echo(f"no brain answers (see `dims logs brain`); asking pid {pid} to end all", err=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     until_gone(place, {pid}, timeout_s)
     click.echo("stopped")
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
+from dims.cli.log_command import last_line
 from dims.cli.where import Where
 from dims.config import Config, ServerKind, load_config, read_environment
 from dims.errors import NotRunningError, ServiceError, TimedOutError
@@ -34,11 +36,15 @@ def launch(place: Where, wish: Mapping[str, Any] | None, *, foreground: bool) ->
 
     `wish` says which bots to start besides those that ran: the body of the brain's `start` request.
 
-    Raises ConfigError before anything is started, StateError when the state directory cannot be
-    used, ServiceError when the sandbox's port is taken or the supervisor leaves at once.
+    Raises UsageError for a bot that is not configured and ConfigError before anything is started,
+    StateError when the state directory cannot be used, ServiceError when the sandbox's port is
+    taken or the supervisor leaves at once.
     """
     variables = read_environment(place.config, os.environ)
     config = load_config(place.config, os.environ)
+    for name in (wish or {}).get("bots", ()):
+        if not any(fnmatchcase(bot.id, name) for bot in config.bots):
+            config.bot(name)
     if not _left_sockets(place):
         refuse_taken_port(config)
     place.layout.make()
@@ -112,10 +118,15 @@ def _wait_for_brain(place: Where, keeper: subprocess.Popen[bytes], offset: int) 
                 brain.request("health")
         except NotRunningError:
             code = keeper.poll()
+            if code == 0:
+                return
             if code is not None:
                 said = place.layout.log("keeper").read_bytes()[offset:].decode("utf-8", "replace")
                 last = said.strip().splitlines()[-1] if said.strip() else f"exit code {code}"
-                raise ServiceError(f"the supervisor left at once: {last}") from None
+                raise ServiceError(
+                    f"the supervisor left at once: {last}",
+                    hint=last_line(place.layout.log("brain")),
+                ) from None
             time.sleep(0.02)
         else:
             return

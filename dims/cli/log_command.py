@@ -63,3 +63,12 @@ def _replaced(path: Path, descriptor: int) -> bool:
         return path.stat().st_ino != os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
+
+
+def last_line(log: Path) -> str:
+    """Quotes what a process said last, for a hint; empty where there is nothing."""
+    try:
+        lines = log.read_bytes()[-4_096:].decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((f"its log ends with: {line}" for line in reversed(lines) if line.strip()), "")

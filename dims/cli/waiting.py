@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
+from dims.cli.log_command import last_line
 from dims.cli.where import Where
 from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
 
 LOOK_S = 0.1
-SETTLED = frozenset({"ready", "failed", "waiting", "stopped"})
+SETTLED = frozenset({"ready", "degraded", "failed", "waiting", "stopped"})
 """States that waiting longer does not change soon; the others are on their way."""
 
 
@@ -60,19 +60,11 @@ def _complain_about_services(place: Where, services: list[dict[str, Any]]) -> No
         if service["state"] == "failed" or _backs_off_for_long(service):
             name, reason = service["id"], service["reason"]
             # What died without a word may have left one in its log.
-            last = _last_line(place.layout.log(name)) if reason.startswith("exit") else ""
+            last = last_line(place.layout.log(name)) if reason.startswith("exit") else ""
             raise ServiceError(
                 f"{name} does not come up, and bots wait for it: {reason}",
                 hint=last or f"see `dims logs {name}`",
             )
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_bytes()[-4_096:].decode("utf-8", "replace").split("\n")
-    except OSError:
-        return ""
-    return next((f"its log ends with: {line}" for line in reversed(lines) if line.strip()), "")
 
 
 def until_gone(place: Where, pids: Collection[int], timeout_s: float) -> None:
@@ -91,7 +83,7 @@ def _is_settled(bot: Mapping[str, Any]) -> bool:
 
 def _backs_off_for_long(unit: Mapping[str, Any]) -> bool:
     """What failed some times in a row has said all it will say for now."""
-    return bool(unit["state"] == "backing_off" and unit["restarts"] > 2)
+    return bool(unit["state"] == "backing_off" and unit["failures"] > 2)
 
 
 def _answers(place: Where) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -18,6 +19,8 @@ from dims.ipc.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.framing import FRAME_LIMIT_BYTES, FrameDecoder, encode
 from dims.ipc.ids import new_id
 from dims.ipc.peer import Peer, peer_of
+
+_log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 10_000
 """Messages that may wait for a full socket; one more is refused (backpressure)."""
@@ -103,7 +106,12 @@ class Channel(asyncio.Protocol):
             self.abort()
             return
         for envelope in envelopes:
-            self._on_message(self, envelope)
+            try:
+                self._on_message(self, envelope)
+            except Exception:
+                # asyncio would end the link and drop the rest of what came: one message that
+                # cannot be handled must cost only itself.
+                _log.exception("no answer to %r of %s", envelope.kind, envelope.sender)
 
     def pause_writing(self) -> None:
         """Called by the event loop: the socket is full."""

@@ -17,7 +17,7 @@ HEADER = struct.Struct(">2sI")
 FRAME_LIMIT_BYTES = 4 * 1024 * 1024
 """Largest payload. A status of 10,000 bots is about 3 MB; nothing else comes near."""
 
-_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def encode(envelope: Envelope, limit_bytes: int = FRAME_LIMIT_BYTES) -> bytes:
@@ -95,9 +95,14 @@ class FrameDecoder:
         return envelopes
 
 
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity: Python's reader takes them, but JSON has no such numbers."""
+    raise ValueError(f"{name} is no JSON number")
+
+
 def _parse(payload: bytes) -> Envelope:
     try:
-        wire = json.loads(payload)
+        wire = json.loads(payload, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a frame that is not JSON: {error}") from error
     return Envelope.from_wire(wire)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dims.errors import RefusedError
 from dims.ipc.channel import Channel, dial
 from dims.ipc.envelope import Address, Envelope, Priority
 
@@ -61,7 +62,9 @@ class Membership:
 
     def heartbeat(self, body: Mapping[str, Any]) -> None:
         """Says that this process lives, with its readings."""
-        self._say("heartbeat", body, Priority.NORMAL)
+        with contextlib.suppress(RefusedError):
+            # The brain does not read: it will not miss one of the many that wait already.
+            self._say("heartbeat", body, Priority.NORMAL)
 
     def last_will(self, failure: str, reason: str, retry_after_s: float = 0.0) -> None:
         """Says why this process is about to leave."""

@@ -12,24 +12,29 @@ from dims.ipc.envelope import Address, Envelope, MessageId
 TIMEOUT_S = 20.0
 
 
-async def make_bots(path: str, wanted: Mapping[str, str | None]) -> dict[str, str]:
+async def make_bots(
+    path: str, wanted: Mapping[str, str | None]
+) -> tuple[dict[str, str], dict[str, str]]:
     """The token of each bot in `wanted` (name to its configured token, or None to get one).
 
+    And, by name, why the sandbox refuses a bot, for instance one with a malformed token.
     The same name gets the same token every time. Raises ServiceError.
     """
     answers: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     asked: dict[MessageId, str] = {}
     tokens: dict[str, str] = {}
+    refused: dict[str, str] = {}
 
     def heard(_channel: Channel, message: Envelope) -> None:
         name = asked.pop(message.reply_to, None) if message.reply_to else None
-        if message.kind != "reply" and not answers.done():
-            why = message.body.get("message")
-            answers.set_exception(ServiceError(f"the sandbox made no bot {name!r}: {why}"))
-        elif name is not None:
+        if name is None:
+            return
+        if message.kind == "reply":
             tokens[name] = str(message.body["token"])
-            if not asked and not answers.done():
-                answers.set_result(None)
+        else:
+            refused[name] = str(message.body.get("message", message.kind))
+        if not asked and not answers.done():
+            answers.set_result(None)
 
     def lost(_channel: Channel, reason: str) -> None:
         if not answers.done():
@@ -47,4 +52,4 @@ async def make_bots(path: str, wanted: Mapping[str, str | None]) -> dict[str, st
         raise ServiceError(f"the sandbox did not answer within {TIMEOUT_S:g} s") from error
     finally:
         channel.close()
-    return tokens
+    return tokens, refused

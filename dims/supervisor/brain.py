@@ -51,12 +51,18 @@ async def _serve(
         socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
     )
     await supervisor.keeper.open(link)
-    supervisor.begin()
-    if welcome["wish"] is not None:
-        operators.ask("start", welcome["wish"], "dims start")
+    wish = welcome["wish"] or {}
+    supervisor.begin(only_to_stop=bool(wish.get("stop")))
+    if wish and not supervisor.is_stopping:
+        try:
+            operators.ask("start", wish, "dims start")
+        except DimsError as error:
+            # What is wanted was checked before anything started; the fleet goes on without.
+            _log.error("not started: %s", error)
     supervisor.keeper.catch_up(welcome, early)
     await supervisor.links.open(socket.socket(fileno=BOT_FD))
     await control.start()
+    supervisor.keeper.up()
     try:
         await supervisor.stopped.wait()
         for lease in supervisor.layout.leases.glob("*"):

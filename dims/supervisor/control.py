@@ -43,6 +43,8 @@ class Control:
 
     def ask(self, kind: str, body: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
         """Starts, stops or restarts `bots` (ids and globs), or with `new` those never asked for."""
+        if self._supervisor.is_stopping:
+            raise RefusedError("the fleet is stopping", hint="`dims start` once it is stopped")
         if body.get("new"):
             wanted = self._supervisor.never_started()
         else:

@@ -31,11 +31,13 @@ from dims.supervisor.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.states import SERVING, State, UnitRecord
+from dims.supervisor.states import SERVING, UnitRecord
 from dims.supervisor.store import Store
 
 _log = logging.getLogger(__name__)
 
+TRY_AGAIN_S = 1.0
+"""After a commit that failed, for instance on a full disk."""
 COMMIT_WITHIN_S = 0.01
 """A commit costs about 0.1 ms: many facts that come within this time share one."""
 LONGEST_TICK_S = 5.0
@@ -248,6 +250,8 @@ class Engine:
     def _commit_now(self) -> None:
         self._commit = None
         self._store.commit()
+        if self._store.trouble:
+            self._commit = asyncio.get_running_loop().call_later(TRY_AGAIN_S, self._commit_now)
 
     def _notice_gap(self) -> None:
         """Every turn comes here first, and the next is due within a tick: a longer gap means that
@@ -269,8 +273,3 @@ class Engine:
                 self._perform_fleet_of(fleet.wake(self._fleet, now_s))
         self._drain()
         self._settle()
-
-
-def all_stopped(records: dict[UnitId, UnitRecord]) -> bool:
-    """Whether no process of any unit exists."""
-    return all(not record.alive and record.state is State.STOPPED for record in records.values())

@@ -3,7 +3,7 @@
 It decides nothing else, so that it need never be replaced. It imports no asyncio to stay tiny.
 Talks with the brain over a socket pair in frames of `dims.ipc`:
 
-    brain -> keeper   spawn {tag, argv, log}   exited_ack {pids}   finished {}
+    brain -> keeper   up {}   spawn {tag, argv, log}   exited_ack {pids}   stopping {}   finished {}
     keeper -> brain   welcome {environment, exits, wish}   stop {}   spawned {tag, pid, started}
                       spawn_failed {tag, reason}   exited {pid, started, code, signal}
 """
@@ -25,7 +25,13 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from dims.errors import AlreadyRunningError, DimsError, ProtocolError
+from dims.errors import (
+    AlreadyRunningError,
+    ConfigError,
+    DimsError,
+    ProtocolError,
+    StateError,
+)
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.framing import FrameDecoder, encode
 from dims.ipc.ids import new_id
@@ -43,6 +49,12 @@ BRAIN_DELAYS_S = (0.0, 0.2, 1.0, 5.0)
 """Waits before the brain is started again; a brain that lived 30 s starts from the first."""
 BRAIN_STABLE_S = 30.0
 REMEMBERED_EXITS = 10_000
+PERMANENT_CODES = frozenset({ConfigError.exit_code, StateError.exit_code})
+"""A brain that never came up and leaves so would leave so again."""
+STOP_ANSWER_S = 10.0
+"""A brain that is told to stop answers at once; one that does not is hung."""
+UNSENT_LIMIT_BYTES = 1_000_000
+LEFTOVERS_S = 2.0
 LAST_RESORT_S = 15.0
 """Time to leave by themselves, for all processes, when no brain can stop them."""
 
@@ -68,6 +80,12 @@ class Keeper:
         self._finished = False
         self._stopping = False
         self._stop_said = False
+        self._stop_due_s: float | None = None
+        """When a brain that was told to stop must have answered."""
+        self._was_up = False
+        """Whether any brain of ours ever came up."""
+        self._exit_code = 0
+        self._unsent = bytearray()
         self._control = self._bots = -1
 
     def run(self) -> int:
@@ -86,9 +104,11 @@ class Keeper:
             self._start_brain()
             while not self._finished or self._brain_pid:
                 self._turn()
+            # What a bot started in a session of its own is still below us.
+            _end_all_children(LEFTOVERS_S)
         finally:
             self._clean_up()
-        return 0
+        return self._exit_code
 
     def _prepare(self) -> None:
         self._layout.make_runtime()
@@ -105,19 +125,25 @@ class Keeper:
         self._selector.register(wakeup, selectors.EVENT_READ)
 
     def _turn(self) -> None:
-        timeout_s = None
-        if self._brain_due_s is not None:
-            timeout_s = max(0.0, self._brain_due_s - time.monotonic())
-        for key, _ in self._selector.select(timeout_s):
+        dues = [due_s for due_s in (self._brain_due_s, self._stop_due_s) if due_s is not None]
+        timeout_s = max(0.0, min(dues) - time.monotonic()) if dues else None
+        for key, what in self._selector.select(timeout_s):
             if key.fileobj is self._wakeup:
                 self._wakeup.recv(4096)
-            else:
+                continue
+            if what & selectors.EVENT_WRITE:
+                self._flush()
+            if what & selectors.EVENT_READ:
                 self._read_link()
         self._reap()
         if self._stopping and not self._stop_said:
             # Not in the signal handler: it could cut a message in two.
-            self._stop_said = True
-            self._say("stop", {})
+            self._tell_to_stop()
+        if self._stop_due_s is not None and time.monotonic() >= self._stop_due_s:
+            self._stop_due_s = None
+            if self._brain_pid:
+                _log("the brain does not answer: ending it")
+                os.kill(self._brain_pid, signal.SIGKILL)
         if self._brain_due_s is not None and time.monotonic() >= self._brain_due_s:
             self._start_brain()
 
@@ -128,11 +154,26 @@ class Keeper:
 
     # The brain
 
+    def _tell_to_stop(self) -> None:
+        self._stop_said = True
+        self._stop_due_s = time.monotonic() + STOP_ANSWER_S
+        self._say("stop", {})
+
     def _start_brain(self) -> None:
         self._brain_due_s = None
+        try:
+            self._spawn_brain()
+        except OSError as error:
+            # No process or memory to be had just now: the bots go on, so do we.
+            _log(f"cannot start a brain: {error}")
+            self._drop_link()
+            self._brain_due_s = time.monotonic() + BRAIN_DELAYS_S[-1]
+
+    def _spawn_brain(self) -> None:
         ours, theirs = socket.socketpair()
         self._link = socket.socket(fileno=_high(ours.detach()))
-        self._link.setblocking(True)
+        self._link.setblocking(False)
+        self._unsent.clear()
         self._decoder = FrameDecoder()
         self._selector.register(self._link, selectors.EVENT_READ)
         argv = [
@@ -149,9 +190,9 @@ class Keeper:
         # What the operator asked for at the start is asked once: later it is desired state.
         self._wish = None
         self._say("welcome", welcome)
-        self._stop_said = self._stopping
+        self._stop_said = False
         if self._stopping:
-            self._say("stop", {})
+            self._tell_to_stop()
 
     def _brain_ended(self, exit_: Exit) -> None:
         self._brain_pid = 0
@@ -159,9 +200,14 @@ class Keeper:
         if self._finished:
             return
         now_s = time.monotonic()
+        if exit_.code in PERMANENT_CODES and not self._was_up:
+            _log(f"the brain cannot start, exit code {exit_.code}: see {self._layout.log('brain')}")
+            self._exit_code = exit_.code
+            self._finished = True
+            return
         if self._stopping and self._brain_tries > 1:
             _log("no brain lives long enough to stop the fleet: ending all processes")
-            _end_all_children()
+            _end_all_children(LAST_RESORT_S)
             self._finished = True
             return
         if now_s - self._brain_at_s > BRAIN_STABLE_S:
@@ -200,6 +246,10 @@ class Keeper:
             case "exited_ack":
                 for pid, started in body["exits"]:
                     self._exits.pop((pid, started), None)
+            case "up":
+                self._was_up = True
+            case "stopping":
+                self._stop_due_s = None
             case "finished":
                 self._finished = True
             case _:
@@ -217,10 +267,25 @@ class Keeper:
         if self._link is None:
             return
         message = Envelope(new_id(), kind, Address("keeper"), Address("brain"), body=body)
+        if len(self._unsent) < UNSENT_LIMIT_BYTES:
+            # What is dropped beyond it are exits, which the next brain is told again.
+            self._unsent += encode(message)
+            self._flush()
+
+    def _flush(self) -> None:
+        """Gives the link what it takes; a brain that does not read must not hold us up."""
+        if self._link is None:
+            return
         try:
-            self._link.sendall(encode(message))
+            while self._unsent:
+                del self._unsent[: self._link.send(self._unsent)]
+        except BlockingIOError:
+            pass
         except ConnectionError as error:
-            _log(f"cannot tell the brain {kind!r}: {error}")
+            _log(f"cannot tell the brain: {error}")
+            self._unsent.clear()
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        self._selector.modify(self._link, wanted)
 
     # The ended
 
@@ -247,9 +312,9 @@ class Keeper:
         self._lock.release()
 
 
-def _end_all_children() -> None:
+def _end_all_children(within_s: float) -> None:
     """TERM, and KILL in the end, for all below us: as a subreaper we inherit every one of them."""
-    until_s = time.monotonic() + LAST_RESORT_S
+    until_s = time.monotonic() + within_s
     while True:
         reap()
         children = _children()

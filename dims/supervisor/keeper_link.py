@@ -82,6 +82,10 @@ class KeeperLink:
         """Asks for a process; False when there is no keeper to ask."""
         return self._say("spawn", {"tag": tag, "argv": argv, "log": log})
 
+    def up(self) -> None:
+        """Says that this brain serves: from now on it is worth starting again."""
+        self._say("up", {})
+
     def finished(self) -> bool:
         """Says that all is stopped and that no new brain is wanted; False without a keeper."""
         return self._say("finished", {})
@@ -105,6 +109,7 @@ class KeeperLink:
             case "exited":
                 self._exited(body)
             case "stop":
+                self._say("stopping", {})
                 self._news.asked_to_stop()
 
     def _exited(self, body: Mapping[str, Any]) -> None:

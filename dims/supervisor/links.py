@@ -20,6 +20,9 @@ from dims.supervisor.facts import Incarnation, UnitId
 HELLO_TIMEOUT_S = 10.0
 """A connection that has not said who it is by then, or that nobody expects, is dropped."""
 
+LEAVE_WITHIN_S = 5.0
+"""Time for a process that is told to leave to hear it."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +107,8 @@ class Links:
     def _turn_away(self, channel: Channel) -> None:
         """Says leave: a process that is expected by nobody must not run on."""
         channel.say("leave", {}, to=Address("stranger"), priority=Priority.URGENT)
-        channel.close()
+        # Not closed at once: with unread data on our side that would be a reset, the order lost.
+        asyncio.get_running_loop().call_later(LEAVE_WITHIN_S, channel.abort)
 
     def _heard(self, channel: Channel, message: Envelope) -> None:
         known = self._known.get(channel)

@@ -44,6 +44,10 @@ class Processes:
 
     def watch(self, unit: UnitId, incarnation: Incarnation, pid: int, started: int) -> None:
         """Watches one process from now on; one that has ended already is noticed as well."""
+        former = self._by_pid.get(pid)
+        if former is not None:
+            # The pid is used again already, so whoever had it before is gone.
+            self._finish(former, ExitStatus())
         process = _Process(unit, incarnation, pid, started, -1)
         self._by_pid[pid] = process
         try:

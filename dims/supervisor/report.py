@@ -58,6 +58,7 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[st
         "unshared_bytes": readings.unshared_bytes if record.alive else None,
         "loop_lag_s": readings.loop_lag_s if record.alive else None,
         "updates": readings.updates if record.alive else None,
+        "failures": record.failures,
         "failure": record.failure.value if record.failure else None,
         "retry_in_s": _remaining(record, now_s),
         "reason": record.reason,
@@ -65,12 +66,18 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[st
 
 
 def health(
-    bots: list[UnitRecord], services: list[UnitRecord], *, keeper_lost: bool
+    bots: list[UnitRecord],
+    services: list[UnitRecord],
+    *,
+    keeper_lost: bool,
+    store_trouble: str = "",
 ) -> dict[str, Any]:
     """`level` is `well`, `degraded` or `down`; `problems` has one text per problem."""
     wanted = [bot for bot in bots if bot.desired is Desired.RUNNING]
     problems = ["the keeper is gone: nothing restarts the brain; `dims stop`, then `dims start`"]
     problems = problems if keeper_lost else []
+    if store_trouble:
+        problems.append(f"state.db cannot be written, so nothing is remembered: {store_trouble}")
     for record in (*services, *wanted):
         if record.state is not State.READY:
             problems.append(f"{record.unit} is {record.state.value}: {record.reason}")

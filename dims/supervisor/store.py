@@ -5,7 +5,9 @@ Only the brain opens it. Times in it are UTC seconds since 1970; the rest of the
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,12 @@ from dims.layout import PRIVATE_FILE
 from dims.supervisor.facts import Incarnation, UnitId
 from dims.supervisor.orders import Desired, Tell
 
+_log = logging.getLogger(__name__)
+
 EVENTS_PER_UNIT = 200
 SCHEMA_VERSION = 1
+WAITING_CHANGES = 100_000
+"""What a disk that stays full may cost in memory; the oldest changes go first."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS units (
@@ -71,10 +77,14 @@ class Store:
                 f"{path} is damaged: {error}", hint=f"move {path} away; desired states start anew"
             ) from error
         self._durable = False
+        self._changes: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=WAITING_CHANGES)
         self._since_trim = 0
+        self.trouble = ""
+        """Why the last commit failed, or empty."""
 
     def units(self) -> dict[UnitId, StoredUnit]:
-        """All units of former brains."""
+        """All units of former brains, and of this one."""
+        self.commit()
         rows = self._db.execute(
             "SELECT unit, desired, retry_at, incarnation, pid, started FROM units"
         )
@@ -116,7 +126,7 @@ class Store:
         self._since_trim += 1
         if self._since_trim >= EVENTS_PER_UNIT:
             self._since_trim = 0
-            self._db.execute(
+            self._change(
                 "DELETE FROM events WHERE unit = ? AND id <= (SELECT id FROM events WHERE unit = ?"
                 " ORDER BY id DESC LIMIT 1 OFFSET ?)",
                 (event.unit, event.unit, EVENTS_PER_UNIT),
@@ -124,6 +134,7 @@ class Store:
 
     def events(self, unit: UnitId, limit: int) -> list[dict[str, Any]]:
         """The newest events of a unit, oldest first."""
+        self.commit()
         rows = self._db.execute(
             "SELECT at, incarnation, state, reason, failure FROM events WHERE unit = ?"
             " ORDER BY id DESC LIMIT ?",
@@ -138,22 +149,39 @@ class Store:
         return self._durable
 
     def commit(self) -> None:
-        """Keeps all changes since the last commit; a change of desired state on the disk itself."""
-        if not self._db.in_transaction:
-            return
-        self._db.execute("COMMIT")
-        if self._durable:
+        """Keeps all changes since the last commit; a change of desired state on the disk itself.
+
+        Never raises: on a full disk the fleet goes on, `trouble` says why, and the changes wait
+        for a later commit.
+        """
+        try:
+            self._apply()
+        except sqlite3.Error as error:
+            if not self.trouble:
+                _log.error("state.db cannot be written: %s", error)
+            self.trouble = str(error)
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        else:
+            self.trouble = ""
+            self._changes.clear()
             self._durable = False
-            # NORMAL leaves the last commits in the page cache: enough for kill -9 of the brain,
-            # not for a power cut. The operator's will has to survive that as well.
-            self._db.execute("PRAGMA wal_checkpoint(FULL)")
 
     def close(self) -> None:
         """Keeps everything and closes the file."""
         self.commit()
         self._db.close()
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
-        if not self._db.in_transaction:
+    def _apply(self) -> None:
+        if self._changes:
             self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(statement, values)
+            for statement, values in self._changes:
+                self._db.execute(statement, values)
+            self._db.execute("COMMIT")
+        if self._durable:
+            # NORMAL leaves the last commits in the page cache: enough for kill -9 of the brain,
+            # not for a power cut. The operator's will has to survive that as well.
+            self._db.execute("PRAGMA wal_checkpoint(FULL)")
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> None:
+        self._changes.append((statement, values))

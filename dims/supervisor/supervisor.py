@@ -16,12 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from dims.config import Config, ServerKind
-from dims.errors import DimsError
+from dims.errors import DimsError, ServiceError
 from dims.ipc.envelope import Priority
 from dims.layout import Layout
+from dims.logs import one_line
 from dims.supervisor import report, units
 from dims.supervisor.bot_father import make_bots
-from dims.supervisor.engine import Clock, Engine, all_stopped
+from dims.supervisor.engine import Clock, Engine
 from dims.supervisor.exits import is_alive
 from dims.supervisor.facts import (
     AskedRestart,
@@ -54,6 +55,8 @@ _log = logging.getLogger(__name__)
 FILE_LOOK_S = 1.0
 """How often the file of a failed bot is looked at."""
 EXPLAINED_EVENTS = 20
+MOST_READ = 2**53
+"""No reading is larger, and every JSON reader can hold it."""
 
 
 class ProcessSupervisor:
@@ -79,6 +82,13 @@ class ProcessSupervisor:
         self.started_s = time.monotonic()
         self.stopped = asyncio.Event()
         self._stopping = False
+        self._phases = [UnitKind.BOT, UnitKind.SERVICE, UnitKind.ZYGOTE]
+        self._left: set[UnitId] = set()
+        """Units of the phase under way that are not stopped yet."""
+        self._refused: dict[UnitId, str] = {}
+        """Bots that the sandbox makes no account for, and why."""
+        self._doubtful: dict[UnitId, Incarnation] = {}
+        """Forks that an earlier link to the zygote may have lost."""
 
     @property
     def is_sandboxed(self) -> bool:
@@ -87,8 +97,13 @@ class ProcessSupervisor:
 
     # Beginning and end
 
-    def begin(self) -> None:
-        """Takes all units in, as former brains left them, and starts what is wanted."""
+    def begin(self, *, only_to_stop: bool = False) -> None:
+        """Takes all units in, as former brains left them, and starts what is wanted.
+
+        With `only_to_stop` nothing is started: what still runs is ended, and then all is stopped.
+        """
+        self._stopping = only_to_stop
+        self.engine.keeps_desired = not only_to_stop
         stored = self._store.units()
         for unit, kind in self._all_units():
             self._kinds[unit] = kind
@@ -101,6 +116,13 @@ class ProcessSupervisor:
                 self._take_in(forgotten.unit, replace(forgotten, desired=Desired.STOPPED))
         self.engine.start()
         self._begin_task(self._watch_files(), "watch files of failed bots")
+        if only_to_stop:
+            self._stop_next()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the whole fleet is on its way out."""
+        return self._stopping
 
     def shut_down(self) -> None:
         """Stops all bots, then all services, without changing what is wanted next time."""
@@ -108,8 +130,19 @@ class ProcessSupervisor:
             return
         self._stopping = True
         self.engine.keeps_desired = False
-        self.engine.post_all(self._of_kind(UnitKind.BOT), AskedStop("the fleet stops"))
-        self._go_on_stopping()
+        self._stop_next()
+
+    def _stop_next(self) -> None:
+        """Once all of one kind are stopped, stops the next: bots, services, then the zygote."""
+        while not self._left:
+            if not self._phases:
+                self.stopped.set()
+                return
+            kind = self._phases.pop(0)
+            records = self.engine.records
+            running = [u for u in self._of_kind(kind) if records[u].state is not State.STOPPED]
+            self._left = set(running)
+            self.engine.post_all(running, AskedStop("the fleet stops"))
 
     def close(self) -> None:
         """Gives up everything; processes that still run go on."""
@@ -139,6 +172,8 @@ class ProcessSupervisor:
             record = replace(record, incarnation=known.incarnation)
         if service:
             desired = Desired.RUNNING
+        if self._stopping:
+            desired = Desired.STOPPED
         if known is not None and is_alive(known.pid or 0, known.started or 0):
             self._end_former(record, known, desired, service=service)
             return
@@ -151,6 +186,10 @@ class ProcessSupervisor:
         """A process of a former brain still runs: it is drained before a new one follows."""
         pid, started = known.pid or 0, known.started or 0
         record = replace(record, state=State.READY, alive=True, pid=pid, desired=desired)
+        if known.retry_at is not None:
+            # A worker that was about to leave for a flood wait: its successor waits it out.
+            wait_s = max(0.0, known.retry_at - time.time())
+            record = replace(record, not_before_s=time.monotonic() + wait_s)
         self.engine.add(record, service=service)
         self.processes.watch(record.unit, record.incarnation, pid, started)
         reason = "the brain was restarted"
@@ -159,19 +198,6 @@ class ProcessSupervisor:
 
     def _of_kind(self, kind: UnitKind) -> list[UnitId]:
         return [unit for unit, other in self._kinds.items() if other is kind]
-
-    def _go_on_stopping(self) -> None:
-        """Bots first, then services, then the zygote; at the end all is stopped."""
-        records = self.engine.records
-        for kind in (UnitKind.BOT, UnitKind.SERVICE, UnitKind.ZYGOTE):
-            left = [u for u in self._of_kind(kind) if records[u].state is not State.STOPPED]
-            for unit in left:
-                if records[unit].desired is Desired.RUNNING:
-                    self.engine.post(unit, AskedStop("the fleet stops"))
-            if any(records[unit].state is not State.STOPPED for unit in left):
-                return
-        if all_stopped(records):
-            self.stopped.set()
 
     # Actions: what the engine orders
 
@@ -191,6 +217,8 @@ class ProcessSupervisor:
     def _order_spawn(self, unit: UnitId, incarnation: Incarnation) -> bool:
         match self._kinds[unit]:
             case UnitKind.BOT:
+                if unit in self._refused:
+                    raise ServiceError(f"the sandbox makes no such bot: {self._refused[unit]}")
                 order = {
                     "unit": unit,
                     "incarnation": incarnation,
@@ -229,8 +257,9 @@ class ProcessSupervisor:
             self._file_times[record.unit] = self._file_time(record.unit)
         else:
             self._file_times.pop(record.unit, None)
-        if self._stopping:
-            self._go_on_stopping()
+        if self._stopping and record.state is State.STOPPED:
+            self._left.discard(record.unit)
+            self._stop_next()
 
     # KeeperNews
 
@@ -268,6 +297,8 @@ class ProcessSupervisor:
 
     def welcome(self, unit: UnitId) -> Mapping[str, Any]:
         """What a process gets once it is known; a worker its secrets."""
+        if unit == ZYGOTE:
+            self._doubtful = self._unanswered_forks()
         bot = self._bots.get(unit)
         if bot is None or self._address is None:
             return {}
@@ -281,17 +312,18 @@ class ProcessSupervisor:
         """A worker, zygote or service said something. Raises KeyError, TypeError, ValueError."""
         match kind:
             case "heartbeat":
-                self._readings[unit] = Readings(
-                    body.get("unshared_bytes"), body.get("loop_lag_s"), body.get("updates")
-                )
-                self.engine.post(unit, Heartbeat(incarnation, str(body.get("trouble", ""))))
+                names = ("unshared_bytes", "loop_lag_s", "updates")
+                self._readings[unit] = Readings(*(_number(body.get(name)) for name in names))
+                trouble = one_line(str(body.get("trouble", "")))
+                self.engine.post(unit, Heartbeat(incarnation, trouble))
             case "ready":
                 self._became_ready(unit, incarnation, body)
             case "last_will":
                 failure = FailureClass(body["failure"])
                 wait_s = float(body.get("retry_after_s", 0.0))
-                self.engine.post(unit, LastWill(incarnation, failure, str(body["reason"]), wait_s))
-            case "forked" | "fork_failed" | "exited" if unit == ZYGOTE:
+                reason = one_line(str(body["reason"]))
+                self.engine.post(unit, LastWill(incarnation, failure, reason, wait_s))
+            case "forked" | "fork_failed" | "exited" | "all_told" if unit == ZYGOTE:
                 self._heard_zygote(kind, body)
             case _:
                 _log.warning("%s said an unknown %r", unit, kind)
@@ -302,6 +334,10 @@ class ProcessSupervisor:
             self.exited(pid, started, body["code"], body["signal"])
             self.links.say(ZYGOTE, "exited_ack", {"exits": [[pid, started]]})
             return
+        if kind == "all_told":
+            self._give_up_forks(self._doubtful, "the zygote lost the order")
+            self._doubtful = {}
+            return
         unit, incarnation = UnitId(body["unit"]), Incarnation(body["incarnation"])
         if kind == "forked":
             self._exists(unit, incarnation, int(body["pid"]), int(body["started"]))
@@ -310,6 +346,10 @@ class ProcessSupervisor:
             self.engine.post(unit, SpawnFailed(incarnation, FailureClass.CRASH, reason))
 
     def _exists(self, unit: UnitId, incarnation: Incarnation, pid: int, started: int) -> None:
+        record = self.engine.records.get(unit)
+        if record is None or not record.alive or record.incarnation != incarnation or record.pid:
+            # Told again by a zygote that reconnected, or of a former brain's bot.
+            return
         self._store.process(unit, pid, started)
         # Watched first: a stop that came before the process did is signalled on `Spawned`.
         self.processes.watch(unit, incarnation, pid, started)
@@ -317,22 +357,25 @@ class ProcessSupervisor:
         self.links.settle(unit)
 
     def _gone(self, unit: UnitId, incarnation: Incarnation, status: ExitStatus) -> None:
-        self._store.process(unit, None, None)
+        if self.engine.records[unit].incarnation == incarnation:
+            self._store.process(unit, None, None)
         self.engine.post(unit, Exited(incarnation, status))
         if unit == ZYGOTE:
-            self._end_unanswered_forks()
+            self._give_up_forks(self._unanswered_forks(), "the zygote ended while it forked")
 
-    def _end_unanswered_forks(self) -> None:
-        """Forks that died with the zygote have no pid and never will.
+    def _unanswered_forks(self) -> dict[UnitId, Incarnation]:
+        """Bots that a process was ordered for, of which nobody has heard yet."""
+        records = (self.engine.records[unit] for unit in self._of_kind(UnitKind.BOT))
+        return {r.unit: r.incarnation for r in records if r.alive and r.pid is None}
+
+    def _give_up_forks(self, forks: Mapping[UnitId, Incarnation], reason: str) -> None:
+        """What the zygote did not answer it never will.
 
         Should such a child live, it is turned away at its hello, and its lease is not ours to give.
         """
-        for unit in self._of_kind(UnitKind.BOT):
-            record = self.engine.records[unit]
-            if record.alive and record.pid is None:
-                reason = "the zygote ended while it forked"
-                fact = SpawnFailed(record.incarnation, FailureClass.CRASH, reason)
-                self.engine.post(unit, fact)
+        for unit, incarnation in forks.items():
+            if self.engine.records[unit].pid is None:
+                self.engine.post(unit, SpawnFailed(incarnation, FailureClass.CRASH, reason))
 
     def _became_ready(
         self, unit: UnitId, incarnation: Incarnation, body: Mapping[str, Any]
@@ -357,7 +400,7 @@ class ProcessSupervisor:
         }
         try:
             self._address = units.sandbox_address(said)
-            made = await make_bots(str(self.layout.sandbox_socket), wanted)
+            made, refused = await make_bots(str(self.layout.sandbox_socket), wanted)
         except (DimsError, OSError, KeyError) as error:
             will = LastWill(incarnation, FailureClass.CRASH, f"no bots in the sandbox: {error}")
             self.engine.post(SANDBOX, will)
@@ -365,6 +408,7 @@ class ProcessSupervisor:
             self.signal(self.engine.records[SANDBOX], Stop.TERM)
             return
         self._tokens = {UnitId(name): token for name, token in made.items()}
+        self._refused = {UnitId(name): reason for name, reason in refused.items()}
         self.engine.post(SANDBOX, Ready(incarnation))
         self._may_be_used(SANDBOX)
 
@@ -438,6 +482,7 @@ class ProcessSupervisor:
             [records[unit] for unit in self._bots],
             [records[unit] for unit in self._kinds if not self._is_bot(unit)],
             keeper_lost=not self.keeper.is_there,
+            store_trouble=self._store.trouble,
         )
 
     def explain(self, unit: UnitId) -> dict[str, Any]:
@@ -462,3 +507,9 @@ class ProcessSupervisor:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+
+def _number(said: Any) -> Any:
+    """A reading as a worker said it; None for what is no sound number, for it runs foreign code."""
+    sound = type(said) in (int, float) and 0 <= said < MOST_READ
+    return said if sound else None

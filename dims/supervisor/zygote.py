@@ -4,7 +4,7 @@ Knows nothing of Telegram: what to import and what to run in a child are named o
 Talks with the brain over the bot socket in frames of `dims.ipc`:
 
     zygote -> brain   hello {unit, incarnation}   ready {}
-                      forked {unit, incarnation, pid, started}
+                      forked {unit, incarnation, pid, started}   all_told {}
                       fork_failed {unit, incarnation, reason}   exited {pid, started, code, signal}
     brain -> zygote   fork {unit, incarnation, log, directory, socket}   exited_ack {exits}
                       leave {}
@@ -39,6 +39,7 @@ from dims.layout import PRIVATE_FILE
 from dims.prctl import forbid_dumps
 from dims.supervisor.exits import Exit, reap, start_time
 
+HELD_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 RETRY_S = 0.1
 """Between two tries to reach a brain."""
 ORPHAN_LIMIT_S = 300.0
@@ -60,7 +61,7 @@ class Zygote:
         self._incarnation = incarnation
         self._entry = entry
         self._exits: dict[tuple[int, int], Exit] = {}
-        self._workers: set[int] = set()
+        self._workers: dict[int, dict[str, Any]] = {}
         self._link: socket.socket | None = None
         self._decoder = FrameDecoder()
         self._alone_since_s = time.monotonic()
@@ -95,7 +96,7 @@ class Zygote:
         if self._wakeup in ready:
             self._wakeup.recv(4096)
         for exit_ in reap():
-            self._workers.discard(exit_.pid)
+            self._workers.pop(exit_.pid, None)
             self._exits[exit_.pid, exit_.started] = exit_
             self._say("exited", exit_.to_wire())
         if self._link is not None and self._link in ready:
@@ -113,8 +114,12 @@ class Zygote:
         self._link, self._decoder = link, FrameDecoder()
         self._say("hello", {"unit": self._unit, "incarnation": self._incarnation})
         self._say("ready", {})
+        for forked in self._workers.values():
+            self._say("forked", forked)
         for exit_ in self._exits.values():
             self._say("exited", exit_.to_wire())
+        # An order that is answered by none of these was lost with the former link.
+        self._say("all_told", {})
 
     def _read(self) -> None:
         if self._link is None:
@@ -152,15 +157,19 @@ class Zygote:
 
     def _fork(self, order: Mapping[str, Any]) -> None:
         about = {"unit": order["unit"], "incarnation": order["incarnation"]}
+        # A signal to the child before it has its own handlers would run ours, and be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         try:
             pid = os.fork()
+            if pid == 0:
+                _become_worker(order, self._entry)
         except OSError as error:
             self._say("fork_failed", {**about, "reason": f"fork: {error.strerror}"})
             return
-        if pid == 0:
-            _become_worker(order, self._entry)
-        self._workers.add(pid)
-        self._say("forked", {**about, "pid": pid, "started": start_time(pid)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+        self._workers[pid] = {**about, "pid": pid, "started": start_time(pid)}
+        self._say("forked", self._workers[pid])
 
     def _say(self, kind: str, body: Mapping[str, Any]) -> None:
         if self._link is None:
@@ -206,11 +215,6 @@ def _own_surroundings(order: Mapping[str, Any]) -> None:
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     os.chdir(str(order["directory"]))
     setproctitle(f"dims: worker {order['unit']}")
-
-
-def _raise_descriptor_limit() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
 
 
 def _log(text: str) -> None:

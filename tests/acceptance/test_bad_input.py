@@ -128,15 +128,24 @@ def test_a_port_in_use_is_one_clear_error(make_fleet: MakeFleet) -> None:
     fleet.start()
 
 
+def test_a_token_that_is_none_fails_its_own_bot_only(make_fleet: MakeFleet) -> None:
+    two = GOOD.replace("id: echo,", "id: echo, token: nonsense,")
+    fleet = make_fleet(two + "  - {id: other, handlers: echo.py}\n", files=ECHO_FILE)
+    refused = fleet.dims("start", "--all", code=8)
+    [line] = [line for line in complaints(refused) if "echo is failed" in line]
+    assert "not a bot token" in line
+    assert "nonsense" not in refused.err + refused.out
+    assert fleet.unit("other")["state"] == "ready"
+
+
 def test_a_service_that_does_not_come_up_is_told_and_not_waited_for_for_ever(
     make_fleet: MakeFleet,
 ) -> None:
-    fleet = make_fleet(GOOD.replace("id: echo,", "id: echo, token: nonsense,"), files=ECHO_FILE)
+    fleet = make_fleet(GOOD, files={**ECHO_FILE, ".dims/sandbox": "in the way"})
     refused = fleet.dims("start", "--all", code=9)
     [line] = complaints(refused)[1:]
     assert line.startswith("sandbox does not come up, and bots wait for it: ")
-    assert "echo" in line
-    assert "nonsense" not in refused.err
+    assert "in the way" not in line
 
 
 @pytest.mark.parametrize("place", ["file", "below a file", "/proc/dims"])

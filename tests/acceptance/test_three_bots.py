@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
-from fleet import REPOSITORY, Fleet, Result, running
+from fleet import DIMS, REPOSITORY, Fleet, Result, running
 
 BOTS = ["echo", "admin", "buttons"]
 
@@ -149,3 +150,37 @@ def test_a_bot_that_is_told_to_restart_keeps_its_session(fleet: Fleet) -> None:
     assert fleet.account("echo")["cold_logins"] == cold
     assert fleet.account("echo")["duplicated"] == 0
     assert fleet.say("echo", "still there?") == ["still there?"]
+
+
+def test_globs_name_many_bots_at_once(fleet: Fleet) -> None:
+    stopped = fleet.dims("bot", "stop", "*o", "b*")
+    assert [line.split()[:2] for line in stopped.out.splitlines()[1:]] == [
+        ["echo", "stopped"],
+        ["buttons", "stopped"],
+    ]
+    assert fleet.unit("admin")["state"] == "ready"
+    started = fleet.dims("bot", "start", "*")
+    assert [line.split()[1] for line in started.out.splitlines()[1:]] == ["ready"] * 3
+
+
+def test_a_chat_in_the_terminal_shows_what_the_bot_says(fleet: Fleet) -> None:
+    chat = subprocess.Popen(
+        [DIMS, "sandbox", "chat", "buttons", "--as", "carol"],
+        cwd=fleet.directory,
+        env=fleet.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert chat.stdin is not None
+    assert chat.stdout is not None
+    assert "you are carol" in chat.stdout.readline()
+    for line, answer in (("/start", "buttons> Count: 0"), ("/press +1", "edited)> Count: 1")):
+        chat.stdin.write(line + "\n")
+        chat.stdin.flush()
+        while answer not in chat.stdout.readline():
+            assert chat.poll() is None
+    out, err = chat.communicate(timeout=20)
+    assert chat.returncode == 0, (out, err)
+    assert "Traceback" not in err

@@ -306,7 +306,7 @@ class World:
 
     def clock_goes_back(self, by_s: float) -> None:
         """Every timer keeps its distance: an engine arms with delays."""
-        if self.announced_s <= self.now_s:
+        if self.announced_s <= self.now_s + 1e-6:
             self.announced_s = -math.inf
         self.now_s -= by_s
         self.armed = {number: (at_s - by_s, kind) for number, (at_s, kind) in self.armed.items()}
