@@ -32,11 +32,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).parents[1]
+_LIFE = [
+    "unit/test_lifecycle.py",
+    "unit/test_lifecycle_ends.py",
+    "properties/test_lifecycle_table.py",
+    "properties/test_lifecycle_machine.py",
+]
 MODULES = {
-    "backoff": ["unit/test_backoff.py", "unit/test_lifecycle.py"],
+    "backoff": ["unit/test_backoff.py", "unit/test_lifecycle_ends.py"],
     "fleet": ["unit/test_fleet.py", "properties/test_fleet_machine.py"],
-    "step": ["unit/test_lifecycle.py", "properties/test_lifecycle_machine.py"],
-    "lifecycle": ["unit/test_lifecycle.py", "properties/test_lifecycle_machine.py"],
+    "step": _LIFE,
+    "lifecycle": _LIFE,
 }
 LIMIT_S = 15
 """A mutant that takes more CPU time hangs, which is noticed too."""

@@ -169,6 +169,7 @@ def test_a_state_directory_of_somebody_else_is_refused_with_a_way_out(tmp_path: 
             above.chmod(above.stat().st_mode | 0o011)
     fleet = Fleet(tmp_path / "fleet", GOOD, {"echo.py": ECHO})
     fleet.directory.chmod(0o755)
+    fleet.config.chmod(0o644)
     load_config(fleet.config, {})  # what it imports on its way, another user may not read
     for words in (["start", "--all"], ["run", "echo"]):
         refused = as_nobody(lambda words=words: main([*words, "--config", str(fleet.config)]))
