@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import MakeFleet
-from fleet import NOBODY, REPOSITORY, Fleet, Result, as_nobody, until
+from fleet import NOBODY, REPOSITORY, Fleet, Result, as_nobody, running, until
 
 from dims.cli import fleet_commands, launch, run_command  # noqa: F401 (see as_nobody)
 from dims.cli.main import main
@@ -69,18 +70,22 @@ def test_a_missing_configuration_is_named(make_fleet: MakeFleet) -> None:
     assert list(fleet.directory.iterdir()) == []
 
 
-def test_a_configuration_that_broke_after_the_start_changes_nothing(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(GOOD, files=ECHO_FILE)
-    fleet.start()
-    before = fleet.unit("echo")
-    fleet.write("bots.yaml", "bots: [")
-    assert fleet.say("echo", "still here") == ["still here"]
-    assert "already running" in fleet.dims("start", code=None).out
-    fleet.dims("bot", "restart", "echo")
-    assert fleet.unit("echo")["incarnation"] == before["incarnation"] + 1
-    fleet.dims("stop")
-    assert len(complaints(fleet.dims("start", code=3))) == 1
-    assert fleet.leftovers() == []
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running(tmp_path_factory.mktemp("bad"), GOOD, ECHO_FILE) as fleet:
+        yield fleet
+
+
+def test_a_configuration_that_broke_after_the_start_changes_nothing(started: Fleet) -> None:
+    before = started.unit("echo")
+    started.write("bots.yaml", "bots: [")
+    try:
+        assert started.say("echo", "still here") == ["still here"]
+        assert "already running" in started.dims("start", code=None).out
+        started.dims("bot", "restart", "echo")
+        assert started.unit("echo")["incarnation"] == before["incarnation"] + 1
+    finally:
+        started.write("bots.yaml", GOOD)
 
 
 BAD_CODE = {
@@ -125,7 +130,6 @@ def test_a_port_in_use_is_one_clear_error(make_fleet: MakeFleet) -> None:
             assert len(complaints(refused)) == 1
             assert str(port) in complaints(refused)[0]
             assert fleet.leftovers() == []
-    fleet.start()
 
 
 def test_a_token_that_is_none_fails_its_own_bot_only(make_fleet: MakeFleet) -> None:
@@ -184,44 +188,48 @@ def test_a_state_directory_of_somebody_else_is_refused_with_a_way_out(tmp_path: 
     assert "belongs to user" in complaints(refused)[0]
 
 
-def test_a_second_supervisor_on_the_same_state_is_refused(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(GOOD, files=ECHO_FILE)
-    fleet.start()
-    before = fleet.status()
-    module = {"dims.supervisor.keeper": before["supervisor"]["keeper_pid"]}
-    for name, holder in module.items():
-        reading, writing = os.pipe()
-        os.close(writing)
-        words = ["--state-dir", str(fleet.layout.state), "--config", str(fleet.config)]
-        done = subprocess.run(
-            [sys.executable, "-m", name, *words, "--handed-fd", str(reading)],
+def start_keeper(fleet: Fleet) -> subprocess.CompletedProcess[str]:
+    """A keeper on the fleet's state directory, past all the checks of `dims start`."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    words = ["--state-dir", str(fleet.layout.state), "--config", str(fleet.config)]
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "dims.supervisor.keeper", *words, "--handed-fd", str(reading)],
             pass_fds=(reading,),
             capture_output=True,
             text=True,
             timeout=20,
             check=False,
         )
+    finally:
         os.close(reading)
-        assert done.returncode == 5, done
-        assert f"pid {holder}" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-    after = fleet.status()
+
+
+def test_a_second_supervisor_on_the_same_state_is_refused(started: Fleet) -> None:
+    before = started.status()
+    refused = start_keeper(started)
+    assert refused.returncode == 5, refused
+    assert f"pid {before['supervisor']['keeper_pid']}" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    after = started.status()
     assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
     assert after["bots"][0]["pid"] == before["bots"][0]["pid"]
-    assert fleet.say("echo", "one of me") == ["one of me"]
+    assert started.say("echo", "one of me") == ["one of me"]
 
 
-def test_without_its_keeper_a_running_brain_still_keeps_a_second_one_out(
-    make_fleet: MakeFleet,
+def test_without_its_keeper_a_running_brain_still_keeps_a_second_supervisor_out(
+    started: Fleet,
 ) -> None:
-    fleet = make_fleet(GOOD, files=ECHO_FILE)
-    fleet.start()
-    before = fleet.supervisor()
-    fleet.kill(before["keeper_pid"])
-    until(lambda: fleet.supervisor()["keeper_pid"] is None, "the brain knows")
-    refused = fleet.dims("start", "--foreground", code=2)
-    assert "already" in refused.err
-    assert fleet.supervisor()["pid"] == before["pid"]
+    before = started.supervisor()
+    started.kill(before["keeper_pid"])
+    until(lambda: started.supervisor()["keeper_pid"] is None, "the brain knows")
+    assert "already" in started.dims("start", "--foreground", code=2).err
+    refused = start_keeper(started)
+    assert refused.returncode == 5, refused
+    assert f"pid {before['pid']}" in refused.stderr
+    assert started.supervisor()["pid"] == before["pid"]
+    assert started.say("echo", "still me") == ["still me"]
 
 
 @pytest.mark.parametrize(

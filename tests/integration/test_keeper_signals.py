@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
-from conftest import MakeFleet
-from fleet import REPOSITORY, is_running, until
+import pytest
+from fleet import REPOSITORY, Fleet, is_running, running, until
 
 ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 FLEET = """
@@ -15,27 +16,15 @@ bots:
 """
 
 
-def test_a_signal_to_the_keeper_stops_the_fleet_as_an_init_system_does(
-    make_fleet: MakeFleet,
-) -> None:
-    fleet = make_fleet(FLEET, files={"echo.py": ECHO})
-    fleet.start()
-    keeper = fleet.supervisor()["keeper_pid"]
-    fleet.kill(keeper, signal.SIGHUP)
-    assert fleet.say("echo", "a terminal that closes is no reason") != []
-    fleet.kill(keeper, signal.SIGTERM)
-    until(lambda: not is_running(keeper), "the keeper has left")
-    assert fleet.leftovers() == []
-    # The init system's stop is not the operator's wish: the bot runs again with the next start.
-    fleet.dims("start")
-    assert fleet.unit("echo")["state"] == "ready"
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running(tmp_path_factory.mktemp("keeper"), FLEET, {"echo.py": ECHO}) as fleet:
+        yield fleet
 
 
 def test_a_brain_that_dies_again_and_again_is_started_again_and_the_bots_are_there(
-    make_fleet: MakeFleet,
+    fleet: Fleet,
 ) -> None:
-    fleet = make_fleet(FLEET, files={"echo.py": ECHO})
-    fleet.start()
     keeper = fleet.supervisor()["keeper_pid"]
     brains = []
     for _ in range(3):
@@ -48,3 +37,15 @@ def test_a_brain_that_dies_again_and_again_is_started_again_and_the_bots_are_the
     assert fleet.supervisor()["keeper_pid"] == keeper
     assert fleet.say("echo", "after it all") == ["after it all"]
     assert fleet.account("echo")["duplicated"] == 0
+
+
+def test_a_signal_to_the_keeper_stops_the_fleet_as_an_init_system_does(fleet: Fleet) -> None:
+    keeper = fleet.supervisor()["keeper_pid"]
+    fleet.kill(keeper, signal.SIGHUP)
+    assert fleet.say("echo", "a terminal that closes is no reason") != []
+    fleet.kill(keeper, signal.SIGTERM)
+    until(lambda: not is_running(keeper), "the keeper has left")
+    assert fleet.leftovers() == []
+    # The init system's stop is not the operator's wish: the bot runs again with the next start.
+    fleet.dims("start")
+    assert fleet.unit("echo")["state"] == "ready"
