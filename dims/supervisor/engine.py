@@ -204,12 +204,14 @@ class Engine:
                 _log.info("%s is %s: %s", order.unit, order.state, order.reason)
 
     def _keep(self, order: Keep) -> None:
-        if not self.keeps_desired:
-            return
         retry_at = None
         if order.retry_after_s is not None:
             retry_at = self._clock.utc() + order.retry_after_s
-        self._store.keep(order.unit, order.desired, retry_at)
+        if self.keeps_desired:
+            self._store.keep(order.unit, order.desired, retry_at)
+        else:
+            # The stop is not meant for next time; what Telegram announced meanwhile is.
+            self._store.keep_wait(order.unit, retry_at)
 
     def _perform_fleet_of(self, decision: fleet.FleetDecision) -> None:
         self._fleet, orders = decision

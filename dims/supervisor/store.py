@@ -104,6 +104,10 @@ class Store:
         )
         self._durable = True
 
+    def keep_wait(self, unit: UnitId, retry_at: float | None) -> None:
+        """Keeps until when Telegram asked us to wait, and leaves alone what is wanted."""
+        self._change("UPDATE units SET retry_at = ? WHERE unit = ?", (retry_at, unit))
+
     def spawning(self, unit: UnitId, incarnation: Incarnation) -> None:
         """Keeps the number, so that no later brain uses it again."""
         self._change(

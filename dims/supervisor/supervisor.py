@@ -253,8 +253,9 @@ class ProcessSupervisor:
         """Notes what follows from a unit's new state besides its own life."""
         if not record.alive:
             self._readings.pop(record.unit, None)
-        if record.state is State.FAILED:
-            self._file_times[record.unit] = self._file_time(record.unit)
+        if record.state in (State.STARTING, State.DRAINING, State.FAILED):
+            # Not FAILED alone: a file that is mended while its bot fails must not be missed.
+            self._file_times.setdefault(record.unit, self._file_time(record.unit))
         else:
             self._file_times.pop(record.unit, None)
         if self._stopping and record.state is State.STOPPED:
