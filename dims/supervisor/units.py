@@ -153,7 +153,7 @@ def worker_terms(
         "directory": str(config.directory),
         "admins": list(bot.admins),
         "settings": dict(bot.settings),
-        "hidden": list(secret_settings(config, config.bots.index(bot))),
+        "hidden": list(secret_settings(config, bot.id)),
         "limits": bot.limits.model_dump(mode="json"),
         "session": str(layout.session(bot.id)),
         "lease": str(layout.lease(bot.id)),
