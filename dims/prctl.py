@@ -1,12 +1,14 @@
-"""Two settings of prctl(2) that Python's standard library does not offer."""
+"""Settings of prctl(2) that Python's standard library does not offer."""
 
 from __future__ import annotations
 
 import ctypes
+import signal
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
-"""Both numbers from <linux/prctl.h>."""
+"""All numbers from <linux/prctl.h>."""
 
 
 def become_subreaper() -> None:
@@ -20,6 +22,14 @@ def forbid_dumps() -> None:
     Children made by fork inherit it; exec resets it.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def end_with_parent() -> None:
+    """TERM comes when the thread that started this process is gone, however it ended.
+
+    To be called between fork and exec. Raises OSError.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -16,6 +16,7 @@ from dims.cli.where import Where, located
 from dims.config import Config, ServerKind, load_config
 from dims.errors import NotRunningError, ServiceError
 from dims.ipc.client import ControlClient
+from dims.prctl import end_with_parent
 from dims.supervisor.units import (
     TelegramAddress,
     configured_address,
@@ -78,7 +79,12 @@ def _own_sandbox(place: Where, config: Config) -> Iterator[None]:
         *("--log-level", "WARNING"),
     ]
     process = subprocess.Popen(
-        argv, env=scrubbed(os.environ), pass_fds=(writing,), start_new_session=True
+        argv,
+        env=scrubbed(os.environ),
+        pass_fds=(writing,),
+        start_new_session=True,
+        # A kill -9 of this command would leave a sandbox that keeps every later one out.
+        preexec_fn=end_with_parent,  # noqa: PLW1509 (no other thread runs here yet)
     )
     os.close(writing)
     try:

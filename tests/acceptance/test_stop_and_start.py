@@ -81,6 +81,21 @@ def test_one_bot_runs_in_the_foreground_on_a_sandbox_of_its_own(make_fleet: Make
     assert fleet.leftovers() == []
 
 
+def test_a_killed_run_takes_its_sandbox_with_it_and_is_in_nobodys_way(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet(TWO_BOTS, files={"echo.py": ECHO})
+    for _ in range(2):
+        front = fleet.front("run", "echo")
+        assert until(lambda: fleet.say("echo", "alone", wait_s=1), "an answer") == ["alone"]
+        fleet.processes()
+        front.kill()
+        front.communicate(timeout=30)
+        until(lambda: not fleet.processes(), "the sandbox has left as well")
+    front = fleet.front("run", "echo")
+    until(lambda: fleet.say("echo", "again", wait_s=1), "an answer")
+
+
 def test_a_bot_that_the_fleet_runs_cannot_be_run_by_hand_and_the_others_can(
     make_fleet: MakeFleet,
 ) -> None:
