@@ -20,7 +20,6 @@ import gc
 import importlib
 import json
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -35,17 +34,17 @@ from dims.errors import ProtocolError
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.framing import FrameDecoder, encode
 from dims.ipc.ids import new_id
-from dims.layout import PRIVATE_FILE
 from dims.prctl import forbid_dumps
+from dims.supervisor.child import Entry, become_spare, become_worker, log
 from dims.supervisor.exits import Exit, reap, start_time
 
 HELD_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+SPARE_AFTER_S = 0.05
+"""Quiet time before a spare is forked: during a burst of starts it would only be in the way."""
 RETRY_S = 0.1
 """Between two tries to reach a brain."""
 ORPHAN_LIMIT_S = 300.0
 """Without a brain for this long, and with no worker left, a zygote leaves."""
-
-Entry = Callable[[Mapping[str, Any]], int]
 
 
 class _LeaveError(Exception):
@@ -66,6 +65,8 @@ class Zygote:
         self._decoder = FrameDecoder()
         self._alone_since_s = time.monotonic()
         self._leaving = False
+        self._spare: tuple[int, socket.socket] | None = None
+        """A child forked ahead of need, and where it takes its order."""
 
     def run(self) -> None:
         """Serves; returns when told to leave or when nobody needs it any more."""
@@ -92,15 +93,26 @@ class Zygote:
         with selectors.DefaultSelector() as selector:
             for sock in waiting:
                 selector.register(sock, selectors.EVENT_READ)
-            ready = [key.fileobj for key, _ in selector.select(None if self._link else RETRY_S)]
+            ready = [key.fileobj for key, _ in selector.select(self._patience_s())]
+        if not ready and self._link is not None and self._spare is None:
+            self._fork_spare()
         if self._wakeup in ready:
             self._wakeup.recv(4096)
         for exit_ in reap():
+            if self._spare is not None and exit_.pid == self._spare[0]:
+                self._drop_spare()
+                continue
             self._workers.pop(exit_.pid, None)
             self._exits[exit_.pid, exit_.started] = exit_
             self._say("exited", exit_.to_wire())
         if self._link is not None and self._link in ready:
             self._read()
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for news: a moment when something is left to do, else for ever."""
+        if self._link is None:
+            return RETRY_S
+        return SPARE_AFTER_S if self._spare is None else None
 
     def _connect(self) -> None:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -128,7 +140,7 @@ class Zygote:
             data = self._link.recv(65_536)
             messages = self._decoder.feed(data)
         except (ConnectionError, ProtocolError) as error:
-            _log(f"the link to the brain broke: {error}")
+            log(f"the link to the brain broke: {error}")
             data, messages = b"", []
         if not data:
             self._drop_link()
@@ -153,23 +165,61 @@ class Zygote:
             case "welcome":
                 return
             case _:
-                _log(f"the brain asked for an unknown {message.kind!r}")
+                log(f"the brain asked for an unknown {message.kind!r}")
 
     def _fork(self, order: Mapping[str, Any]) -> None:
         about = {"unit": order["unit"], "incarnation": order["incarnation"]}
+        pid = self._give_to_spare(order)
+        if pid is None:
+            try:
+                pid = self._forked(lambda: become_worker(order, self._entry))
+            except OSError as error:
+                self._say("fork_failed", {**about, "reason": f"fork: {error.strerror}"})
+                return
+        self._workers[pid] = {**about, "pid": pid, "started": start_time(pid)}
+        self._say("forked", self._workers[pid])
+
+    def _forked(self, live: Callable[[], NoReturn]) -> int:
         # A signal to the child before it has its own handlers would run ours, and be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                _become_worker(order, self._entry)
-        except OSError as error:
-            self._say("fork_failed", {**about, "reason": f"fork: {error.strerror}"})
-            return
+                live()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        self._workers[pid] = {**about, "pid": pid, "started": start_time(pid)}
-        self._say("forked", self._workers[pid])
+        return pid
+
+    def _fork_spare(self) -> None:
+        """In a quiet moment, so that the next start need not wait for a fork."""
+        ours, theirs = socket.socketpair()
+        try:
+            pid = self._forked(lambda: become_spare(theirs, self._entry))
+        except OSError as error:
+            log(f"no spare worker: {error.strerror}")
+            ours.close()
+        else:
+            self._spare = pid, ours
+        finally:
+            theirs.close()
+
+    def _give_to_spare(self, order: Mapping[str, Any]) -> int | None:
+        """The pid of the spare, which has taken the order; None when there is none alive."""
+        if self._spare is None:
+            return None
+        (pid, orders), self._spare = self._spare, None
+        try:
+            orders.sendall(json.dumps(dict(order)).encode("utf-8"))
+        except ConnectionError:
+            return None
+        finally:
+            orders.close()
+        return pid
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare[1].close()
+            self._spare = None
 
     def _say(self, kind: str, body: Mapping[str, Any]) -> None:
         if self._link is None:
@@ -181,48 +231,6 @@ class Zygote:
             )
         except ConnectionError:
             self._drop_link()
-
-
-def _become_worker(order: Mapping[str, Any], entry: Entry) -> NoReturn:
-    """The child's life: nothing of the zygote stays but its memory. Never returns."""
-    code = 70  # EX_SOFTWARE of sysexits.h, should anything below fail before the worker speaks
-    try:
-        _own_surroundings(order)
-        code = entry(order)
-    except BaseException as error:
-        _log(f"the worker of {order.get('unit')} ended: {type(error).__name__}: {error}")
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: the zygote's stack and its atexit handlers are not the worker's.
-        os._exit(code)
-
-
-def _own_surroundings(order: Mapping[str, Any]) -> None:
-    """Own session, signals, stdio, directory and title; every other descriptor closed.
-
-    Close-on-exec does nothing on a fork, so whatever the zygote holds has to be closed here.
-    """
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.setsid()
-    os.umask(0o077)
-    log = os.open(str(order["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    os.chdir(str(order["directory"]))
-    setproctitle(f"dims: worker {order['unit']}")
-
-
-def _log(text: str) -> None:
-    sys.stderr.write(
-        json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "zygote": text})
-        + "\n"
-    )
-    sys.stderr.flush()
 
 
 def _load(name: str) -> Any:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import MakeFleet
@@ -252,4 +253,31 @@ def test_a_stop_that_overtakes_the_start_ends_the_process_at_once(fleet: Fleet) 
         assert brain.recv(65_536)
     fleet.until_state("ada", "stopped", within_s=4.0)
     fleet.dims("bot", "start", "ada")
+    assert_serves(fleet)
+
+
+def spare_of(fleet: Fleet) -> int | None:
+    """The child of the zygote that no bot uses yet."""
+    zygote = fleet.unit("zygote")["pid"]
+    children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text("ascii").split()
+    spare = {int(pid) for pid in children} - set(pids(fleet).values())
+    return next((pid for pid in spare if is_running(pid)), None)
+
+
+def test_a_start_takes_the_spare_worker_and_another_one_comes(fleet: Fleet) -> None:
+    spare = until(lambda: spare_of(fleet), "a spare worker")
+    fleet.kill(pids(fleet)["ada"])
+    until(lambda: pids(fleet)["ada"] == spare, "the spare to be ada")
+    fleet.until_ready()
+    until(lambda: spare_of(fleet) not in (None, spare), "another spare")
+    assert_serves(fleet)
+
+
+def test_a_killed_spare_worker_costs_nobody_anything(fleet: Fleet) -> None:
+    spare = until(lambda: spare_of(fleet), "a spare worker")
+    assert spare in fleet.processes()
+    fleet.kill(spare)
+    fleet.kill(pids(fleet)["bob"])
+    fleet.until_state("bob", "ready")
+    fleet.until_ready()
     assert_serves(fleet)
