@@ -308,7 +308,7 @@ class Fleet:
             try:
                 called = (entry / "cmdline").read_bytes().split(b"\0")[0].decode()
                 where = (entry / "cwd").readlink() if called == title else Path()
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
             if where == self.directory and is_running(int(entry.name)):
                 found.add(int(entry.name))
