@@ -8,9 +8,11 @@
     ├── NotRunningError           6   no supervisor answers
     ├── TimedOutError             7   the work goes on, but did not end within the limit
     ├── BotError                  8   a bot cannot run or did not come up
+    │   └── RemoteError           8   the handler of another bot failed on our request
     ├── ServiceError              9   a service (the sandbox, later a database) cannot run
     └── ProtocolError            10   the other end of a socket broke the protocol
         └── RefusedError         11   the other end understood and said no
+            └── FullError        11   too much waits there already; says when to try again
 
 `dims health` uses 0 (well), 1 (degraded) and 2 (down) instead, as monitoring plugins do.
 A message says what is wrong and where; `hint` says what to do next, in one line.
@@ -77,6 +79,10 @@ class BotError(DimsError):
     exit_code = 8
 
 
+class RemoteError(BotError):
+    """The bot that was asked has no answer: its handler raised, or it knows no such request."""
+
+
 class ServiceError(DimsError):
     """A service cannot run."""
 
@@ -93,3 +99,11 @@ class RefusedError(ProtocolError):
     """The other end understood the request and refused it."""
 
     exit_code = 11
+
+
+class FullError(RefusedError):
+    """Too much waits there already; trying again makes sense after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint=hint or f"try again in {retry_after_s:g} s")
+        self.retry_after_s = retry_after_s

@@ -1,34 +1,41 @@
 """A lasting link between two processes over a Unix socket: messages both ways, urgent ones first.
 
-Knows frames and the order of sending; refuses to know what messages mean. An ephemeral message is
-given to the socket at once; only when the socket is full do messages queue, by priority.
+Knows frames, the order of sending, and which reply belongs to which request; refuses to know what
+messages mean. An ephemeral message is given to the socket at once. Only what is said while the
+socket is full, or more than once in one turn of the event loop, waits, by priority, and then goes
+in batches: nothing ever waits for more to come.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any
 
-from dims.errors import ProtocolError, RefusedError
+from dims.errors import DimsError, FullError, NotRunningError, ProtocolError, TimedOutError
+from dims.ipc.answers import error_body, error_from
 from dims.ipc.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.framing import FRAME_LIMIT_BYTES, FrameDecoder, encode
 from dims.ipc.ids import new_id
 from dims.ipc.peer import Peer, peer_of
+from dims.ipc.queue import PriorityQueue
 
 _log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 10_000
 """Messages that may wait for a full socket; one more is refused (backpressure)."""
+BATCH_BYTES = 65_536
+"""What is given to the socket at once when messages wait."""
+REPLY, ERROR, CANCEL = "reply", "error", "cancel"
 
 
 class Channel(asyncio.Protocol):
-    """One end. `on_message(channel, envelope)` is called for each message, in order of arrival;
-    `on_lost(channel, reason)` once, when the link is gone (`reason` is empty at a normal end)."""
+    """One end. `on_message(channel, envelope)` is called for each message, in order of arrival,
+    except for replies to this end's own requests; `on_lost(channel, reason)` once, when the link
+    is gone (`reason` is empty at a normal end)."""
 
     def __init__(
         self,
@@ -45,12 +52,24 @@ class Channel(asyncio.Protocol):
         self._name = name
         self._decoder = FrameDecoder(limit_bytes)
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
         self._full = False
-        self._queue: list[tuple[Priority, int, bytes]] = []
-        self._numbers = count()
+        self._said_this_turn = False
+        self._queue: PriorityQueue[bytes] = PriorityQueue()
+        self._asked: dict[MessageId, asyncio.Future[Envelope]] = {}
         self._why = ""
         self.peer: Peer | None = None
         """Who is at the other end; None before the connection is made."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the link is made and not ended."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait for the socket."""
+        return len(self._queue)
 
     def say(
         self,
@@ -63,23 +82,87 @@ class Channel(asyncio.Protocol):
     ) -> MessageId:
         """Sends one message and returns its id; silently nothing once the link is gone.
 
-        Raises RefusedError when too many messages wait, ProtocolError when it cannot be encoded.
+        Raises FullError when too many messages wait, ProtocolError when it cannot be encoded.
         """
-        envelope = Envelope(new_id(), kind, self._name, to, priority, reply_to, body)
+        return self.post(Envelope(new_id(), kind, self._name, to, priority, reply_to, body))
+
+    def post(self, envelope: Envelope) -> MessageId:
+        """Sends a message that is made already; otherwise as `say`."""
         frame = encode(envelope)
         if self._transport is None or self._transport.is_closing():
             return envelope.id
-        if not self._full:
+        if not self._full and not self._said_this_turn:
+            self._said_this_turn = True
+            self._loop.call_soon(self._end_of_turn)
             self._transport.write(frame)
         elif len(self._queue) >= QUEUE_LIMIT:
-            raise RefusedError(f"{QUEUE_LIMIT} messages wait for {to}", hint="try again later")
+            raise FullError(f"{QUEUE_LIMIT} messages wait for {envelope.recipient}")
         else:
-            heapq.heappush(self._queue, (priority, next(self._numbers), frame))
+            self._queue.push(envelope.priority, frame)
         return envelope.id
 
+    async def request(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        to: Address = Address("brain"),  # noqa: B008
+        priority: Priority = Priority.NORMAL,
+        timeout_s: float,
+    ) -> Envelope:
+        """The reply to one message; see `ask`."""
+        expires_s = time.time() + timeout_s
+        envelope = Envelope(
+            new_id(),
+            kind,
+            self._name,
+            to,
+            priority,
+            None,
+            body,
+            wants_reply=True,
+            expires_s=expires_s,
+        )
+        return await self.ask(envelope, timeout_s)
+
+    async def ask(self, envelope: Envelope, timeout_s: float) -> Envelope:
+        """Sends a request and waits for its reply.
+
+        Raises TimedOutError after `timeout_s`, NotRunningError when the link is gone, and whatever
+        DimsError the other side answers. When the caller gives up, the other side is told so.
+        """
+        if not self.is_open:
+            raise NotRunningError(f"no link to {envelope.recipient}")
+        answer: asyncio.Future[Envelope] = self._loop.create_future()
+        self._asked[envelope.id] = answer
+        # Not asyncio.timeout, which costs as much again as all of our own work here.
+        timer = self._loop.call_later(timeout_s, self._give_up, envelope, timeout_s)
+        try:
+            self.post(envelope)
+            reply = await answer
+        except asyncio.CancelledError:
+            self._cancel(envelope)
+            raise
+        finally:
+            timer.cancel()
+            self._asked.pop(envelope.id, None)
+        if reply.kind == ERROR:
+            raise error_from(reply.body)
+        return reply
+
+    def answer(self, request: Envelope, body: Mapping[str, Any] | DimsError) -> None:
+        """Answers a request with a body, or with an error."""
+        if isinstance(body, DimsError):
+            kind, body = ERROR, error_body(body)
+        else:
+            kind = REPLY
+        self.say(kind, body, to=request.sender, priority=request.priority, reply_to=request.id)
+
     def close(self) -> None:
-        """Ends the link after what was already given to the socket; closing twice is fine."""
+        """Ends the link after all that was said before; closing twice is fine."""
         if self._transport is not None:
+            while self._queue and not self._transport.is_closing():
+                self._transport.write(self._queue.pop())
             self._transport.close()
 
     def abort(self) -> None:
@@ -106,6 +189,8 @@ class Channel(asyncio.Protocol):
             self.abort()
             return
         for envelope in envelopes:
+            if envelope.reply_to is not None and self._is_awaited(envelope):
+                continue
             try:
                 self._on_message(self, envelope)
             except Exception:
@@ -120,8 +205,7 @@ class Channel(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Called by the event loop: the socket takes more; waiting messages go, urgent first."""
         self._full = False
-        while self._queue and not self._full and self._transport is not None:
-            self._transport.write(heapq.heappop(self._queue)[2])
+        self._send_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
@@ -130,7 +214,50 @@ class Channel(asyncio.Protocol):
             self._why = str(exc)
         if not self._why and self._decoder.pending_bytes:
             self._why = "the stream ended inside a frame"
+        for answer in self._asked.values():
+            if not answer.done():
+                why = f": {self._why}" if self._why else ""
+                answer.set_exception(NotRunningError(f"the link ended before the answer{why}"))
         self._on_lost(self, self._why)
+
+    # Sending
+
+    def _end_of_turn(self) -> None:
+        self._said_this_turn = False
+        if self._queue:
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._queue and not self._full and self._transport is not None:
+            batch = [self._queue.pop()]
+            size_bytes = len(batch[0])
+            while self._queue and size_bytes < BATCH_BYTES:
+                batch.append(self._queue.pop())
+                size_bytes += len(batch[-1])
+            self._transport.write(b"".join(batch))
+
+    # Requests
+
+    def _is_awaited(self, reply: Envelope) -> bool:
+        answer = self._asked.get(reply.reply_to) if reply.reply_to is not None else None
+        if answer is None or reply.kind not in (REPLY, ERROR):
+            return False
+        if not answer.done():
+            answer.set_result(reply)
+        return True
+
+    def _give_up(self, request: Envelope, timeout_s: float) -> None:
+        answer = self._asked.get(request.id)
+        if answer is not None and not answer.done():
+            what = f"no answer to {request.kind!r} from {request.recipient} within {timeout_s:g} s"
+            answer.set_exception(TimedOutError(what))
+            self._cancel(request)
+
+    def _cancel(self, request: Envelope) -> None:
+        if self.is_open:
+            self.say(
+                CANCEL, {}, to=request.recipient, priority=Priority.URGENT, reply_to=request.id
+            )
 
 
 async def dial(path: str, make: Callable[[], Channel]) -> Channel:

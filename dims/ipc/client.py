@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import dims.errors
-from dims.errors import DimsError, NotRunningError, ProtocolError, RefusedError, TimedOutError
+from dims.errors import NotRunningError, RefusedError, TimedOutError
+from dims.ipc.answers import error_from
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.framing import FrameDecoder, encode
 from dims.ipc.ids import new_id
@@ -94,7 +94,7 @@ class ControlClient:
             while self._received:
                 answer = self._received.pop(0)
                 if answer.kind == "error":
-                    raise _error_from(answer.body)
+                    raise error_from(answer.body)
                 if answer.reply_to == request.id and answer.kind in kinds:
                     return answer
             try:
@@ -107,14 +107,3 @@ class ControlClient:
                 self._decoder.finish()
                 raise NotRunningError(f"{self._path} ended before it answered {request.kind!r}")
             self._received += self._decoder.feed(data)
-
-
-def _error_from(body: Mapping[str, Any]) -> DimsError:
-    """The error that the other side described, as our own type where it is one of ours."""
-    kind = getattr(dims.errors, str(body.get("type")), None)
-    message, hint = str(body.get("message", "unknown error")), str(body.get("hint", ""))
-    if kind is dims.errors.ConfigError:
-        return dims.errors.ConfigError(message.splitlines(), hint=hint)
-    if isinstance(kind, type) and issubclass(kind, DimsError):
-        return kind(message, hint=hint)
-    return ProtocolError(message, hint=hint)

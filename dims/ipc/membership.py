@@ -1,4 +1,4 @@
-"""A process's lasting bond with the brain: hello, welcome, heartbeats, orders, reconnect.
+"""A process's lasting bond with the brain: hello, welcome, heartbeats, orders, requests, reconnect.
 
 Used by workers and services alike. Knows how to stay connected; refuses to know what is done
 with an order or why a heartbeat says what it says. The process goes on while no brain is there.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from dims.errors import RefusedError
-from dims.ipc.channel import Channel, dial
+from dims.errors import DimsError, NotRunningError, RefusedError
+from dims.ipc.channel import CANCEL, Channel, dial
 from dims.ipc.envelope import Address, Envelope, Priority
 
 FIRST_RETRY_S = 0.05
@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 class Membership:
-    """One process's place in the fleet. `on_order(kind, body)` gets whatever the brain says."""
+    """One process's place in the fleet. `on_order(kind, body)` gets whatever the brain says;
+    what it asks (messages that want a reply) goes to `on_request(kind, body)`, whose result or
+    DimsError is the answer. Without `on_request` every request is answered as unknown."""
 
     def __init__(
         self,
@@ -35,11 +37,14 @@ class Membership:
         unit: str,
         incarnation: int,
         on_order: Callable[[str, Mapping[str, Any]], None],
+        on_request: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._path = path
         self._about = {"unit": unit, "incarnation": incarnation}
         self._name = Address(f"unit/{unit}")
         self._on_order = on_order
+        self._on_request = on_request
+        self._answering: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._welcome: asyncio.Future[Mapping[str, Any]] | None = None
         self._ready: Mapping[str, Any] | None = None
@@ -71,9 +76,21 @@ class Membership:
         body = {"failure": failure, "reason": reason, "retry_after_s": retry_after_s}
         self._say("last_will", body, Priority.URGENT)
 
+    async def request(
+        self, kind: str, body: Mapping[str, Any], timeout_s: float
+    ) -> Mapping[str, Any]:
+        """What the brain answers. Raises NotRunningError when no brain is there, TimedOutError,
+        or whatever DimsError it answers."""
+        if self._channel is None:
+            raise NotRunningError("the supervisor is away", hint="it comes back by itself")
+        reply = await self._channel.request(kind, body, priority=Priority.HIGH, timeout_s=timeout_s)
+        return reply.body
+
     async def leave(self) -> None:
         """Ends the bond; what was said before is given to the kernel first."""
         self._closed = True
+        for task in self._answering:
+            task.cancel()
         if self._rejoining is not None:
             self._rejoining.cancel()
             await asyncio.gather(self._rejoining, return_exceptions=True)
@@ -104,12 +121,29 @@ class Membership:
     def _make(self) -> Channel:
         return Channel(self._heard, self._lost, name=self._name)
 
-    def _heard(self, _channel: Channel, message: Envelope) -> None:
+    def _heard(self, channel: Channel, message: Envelope) -> None:
         if message.kind == "welcome":
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(message.body)
-        else:
+        elif message.wants_reply:
+            answering = asyncio.get_running_loop().create_task(self._answer(channel, message))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+        elif message.kind != CANCEL:
+            # What the brain gives up asking is answered all the same: nobody reads it.
             self._on_order(message.kind, message.body)
+
+    async def _answer(self, channel: Channel, request: Envelope) -> None:
+        try:
+            if self._on_request is None:
+                raise RefusedError(f"{self._name} does not know {request.kind!r}")
+            channel.answer(request, await self._on_request(request.kind, request.body))
+        except DimsError as error:
+            channel.answer(request, error)
+        except Exception as error:
+            # A worker runs foreign code; whatever it raises, the asker must not wait for ever.
+            _log.exception("no answer to %r", request.kind)
+            channel.answer(request, RefusedError(f"{type(error).__name__}: {error}"))
 
     def _lost(self, channel: Channel, reason: str) -> None:
         self._parted.set()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from dims.errors import DimsError, ProtocolError, RefusedError
+from dims.ipc.answers import error_body
 from dims.ipc.envelope import Address, Envelope, MessageId
 from dims.ipc.framing import FrameDecoder, encode
 from dims.ipc.ids import new_id
@@ -156,7 +157,7 @@ class _Connection:
         await self._say(request.id, request.sender, "end", {})
 
     async def _say_error(self, request: Envelope | None, error: DimsError) -> None:
-        body = {"type": type(error).__name__, "message": str(error), "hint": error.hint}
+        body = error_body(error)
         sender = Address("unknown") if request is None else request.sender
         try:
             await self._say(None if request is None else request.id, sender, "error", body)

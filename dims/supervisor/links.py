@@ -13,7 +13,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dims.ipc.channel import Channel, listen
+from dims.errors import DimsError, NotRunningError, ProtocolError
+from dims.ipc.channel import CANCEL, Channel, listen
 from dims.ipc.envelope import Address, Envelope, Priority
 from dims.supervisor.facts import Incarnation, UnitId
 
@@ -39,6 +40,9 @@ class LinkNews(Protocol):
         self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
     ) -> None:
         """A known process said something."""
+
+    def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to what a known process asked; raises a DimsError, which is answered."""
 
 
 class Links:
@@ -77,6 +81,20 @@ class Links:
         channel.say(kind, body, to=Address(f"unit/{unit}"), priority=priority)
         return True
 
+    async def request(
+        self, unit: UnitId, kind: str, body: Mapping[str, Any], timeout_s: float
+    ) -> Mapping[str, Any]:
+        """What a unit's process answers. Raises NotRunningError when it is not connected,
+        TimedOutError, or whatever DimsError it answers."""
+        channel = self._by_unit.get(unit)
+        if channel is None:
+            raise NotRunningError(f"{unit} does not run", hint=f"see `dims bot explain {unit}`")
+        to = Address(f"unit/{unit}")
+        reply = await channel.request(
+            kind, body, to=to, priority=Priority.HIGH, timeout_s=timeout_s
+        )
+        return reply.body
+
     def is_joined(self, unit: UnitId) -> bool:
         """Whether the unit's process is connected and known."""
         return unit in self._by_unit
@@ -112,7 +130,9 @@ class Links:
 
     def _heard(self, channel: Channel, message: Envelope) -> None:
         known = self._known.get(channel)
-        if known is not None:
+        if known is not None and message.wants_reply:
+            self._answer(channel, known[0], message)
+        elif known is not None:
             self._tell(*known, message)
         elif channel in self._waiting:
             self._waiting[channel][2].append(message)
@@ -148,11 +168,23 @@ class Links:
             self._tell(unit, incarnation, message)
 
     def _tell(self, unit: UnitId, incarnation: Incarnation, message: Envelope) -> None:
+        if message.kind == CANCEL:
+            # What is asked here is answered at once: there is nothing to give up.
+            return
         try:
             self._news.heard(unit, incarnation, message.kind, message.body)
         except (KeyError, TypeError, ValueError) as error:
             # A worker runs foreign code: what it says may be anything, and must hurt only itself.
             _log.warning("%s said a malformed %r: %r", unit, message.kind, error)
+
+    def _answer(self, channel: Channel, unit: UnitId, request: Envelope) -> None:
+        try:
+            channel.answer(request, self._news.asked(unit, request.kind, request.body))
+        except DimsError as error:
+            channel.answer(request, error)
+        except (KeyError, TypeError, ValueError) as error:
+            _log.warning("%s asked a malformed %r: %r", unit, request.kind, error)
+            channel.answer(request, ProtocolError(f"malformed {request.kind!r}: {error!r}"))
 
     def _lost(self, channel: Channel, reason: str) -> None:
         if reason:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from dims.config import Config, ServerKind
-from dims.errors import DimsError, ServiceError
+from dims.errors import DimsError, RefusedError, ServiceError
 from dims.ipc.envelope import Priority
 from dims.layout import Layout
 from dims.logs import one_line
@@ -328,6 +328,14 @@ class ProcessSupervisor:
                 self._heard_zygote(kind, body)
             case _:
                 _log.warning("%s said an unknown %r", unit, kind)
+
+    def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to what a worker asked. Raises a DimsError, KeyError, TypeError, ValueError."""
+        match kind:
+            case _:
+                raise RefusedError(
+                    f"this supervisor does not know {kind!r}", hint="it may be older than the bot"
+                )
 
     def _heard_zygote(self, kind: str, body: Mapping[str, Any]) -> None:
         if kind == "exited":

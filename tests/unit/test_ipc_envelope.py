@@ -15,7 +15,7 @@ WIRE: dict[str, Any] = {"v": 1, "id": "1", "kind": "status", "from": "cli", "to"
 
 def test_fields_that_are_left_out_have_their_defaults() -> None:
     read = Envelope.from_wire(WIRE)
-    assert read == Envelope(MessageId("1"), "status", Address("cli"), Address("brain"))
+    assert read == Envelope(MessageId("1"), "status", Address("cli"), Address("brain"), version=1)
     assert (read.priority, read.reply_to, read.body) == (Priority.NORMAL, None, {})
 
 
