@@ -101,6 +101,20 @@ class Layout:
         """Where the sandbox answers commands."""
         return self.runtime / "sandbox.sock"
 
+    @property
+    def mail(self) -> Path:
+        """One mailbox per recipient."""
+        return self.state / "mail"
+
+    def peer_socket(self, bot: str) -> Path:
+        """Where a bot's worker meets the workers of other bots, and operators who look at its
+        mail."""
+        return self.runtime / f"{bot}.peer"
+
+    def doorbell(self, recipient: str) -> Path:
+        """Where the reader of a mailbox is told that there is mail."""
+        return self.runtime / f"{recipient}.bell"
+
     def log(self, name: str) -> Path:
         """The log of a process: `keeper`, `brain`, `zygote`, `sandbox` or a bot's id."""
         return self.logs / f"{name}.log"

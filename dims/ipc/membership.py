@@ -43,7 +43,7 @@ class Membership:
         self._about = {"unit": unit, "incarnation": incarnation}
         self._name = Address(f"unit/{unit}")
         self._on_order = on_order
-        self._on_request = on_request
+        self._on_request = on_request or self._know_nothing
         self._answering: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._welcome: asyncio.Future[Mapping[str, Any]] | None = None
@@ -133,10 +133,11 @@ class Membership:
             # What the brain gives up asking is answered all the same: nobody reads it.
             self._on_order(message.kind, message.body)
 
+    async def _know_nothing(self, kind: str, _body: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise RefusedError(f"{self._name} does not know {kind!r}")
+
     async def _answer(self, channel: Channel, request: Envelope) -> None:
         try:
-            if self._on_request is None:
-                raise RefusedError(f"{self._name} does not know {request.kind!r}")
             channel.answer(request, await self._on_request(request.kind, request.body))
         except DimsError as error:
             channel.answer(request, error)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from dims.config import Config, ServerKind
-from dims.errors import DimsError, RefusedError, ServiceError
+from dims.errors import DimsError, NotRunningError, RefusedError, ServiceError, UsageError
 from dims.ipc.envelope import Priority
 from dims.layout import Layout
 from dims.logs import one_line
@@ -330,12 +330,31 @@ class ProcessSupervisor:
                 _log.warning("%s said an unknown %r", unit, kind)
 
     def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to what a worker asked. Raises a DimsError, KeyError, TypeError, ValueError."""
+        """The answer to what a worker asked: a DimsError, KeyError, TypeError or ValueError
+        is raised and becomes one."""
         match kind:
+            case "introduce" if self._is_bot(unit):
+                return self._introduce(unit, UnitId(str(body["to"])))
             case _:
                 raise RefusedError(
                     f"this supervisor does not know {kind!r}", hint="it may be older than the bot"
                 )
+
+    def _introduce(self, unit: UnitId, other: UnitId) -> Mapping[str, Any]:
+        """Tells two workers who the other is: from then on they talk without the brain."""
+        record = self.engine.records.get(other)
+        if other not in self._bots or record is None:
+            raise UsageError(f"there is no bot {other!r}")
+        if record.state not in SERVING or record.pid is None:
+            raise NotRunningError(
+                f"{other} is {record.state.value}", hint="a durable message waits until it runs"
+            )
+        asker = self.engine.records[unit]
+        about = {"bot": unit, "pid": asker.pid, "incarnation": asker.incarnation}
+        if not self.links.say(other, "introduced", about, Priority.URGENT):
+            raise NotRunningError(f"{other} is not connected", hint="try again in a moment")
+        path = str(self.layout.peer_socket(other))
+        return {"pid": record.pid, "incarnation": record.incarnation, "path": path}
 
     def _heard_zygote(self, kind: str, body: Mapping[str, Any]) -> None:
         if kind == "exited":
