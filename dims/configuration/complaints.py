@@ -43,6 +43,8 @@ _RANGES = {
 _MISSING = {
     "id": "give each bot a short name such as 'echo'",
     "handlers": "name the bot's code, such as examples/echo.py",
+    "from": "say which bots may send",
+    "to": "say which bots they may send to",
 }
 _LIKE_A_NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 SECRETS = frozenset({"token", "api_hash", "proxy", "settings"})
@@ -98,7 +100,8 @@ def _fields_at(model: Any, path: ItemPath) -> list[str]:
         if field is None:
             return []
         model = field.annotation
-    return list(getattr(model, "model_fields", {}))
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
 
 
 def _wrong_value(finding: Any, path: ItemPath, section: str) -> str:
@@ -113,6 +116,8 @@ def _wrong_value(finding: Any, path: ItemPath, section: str) -> str:
             f"{name} must be 1 to 32 lower-case letters, digits, '_' or '-', "
             f"and start with a letter{shown}"
         )
+    if kind == "enum":
+        return f"{name} must be {context['expected']}{shown}"
     if kind == "too_long":
         return f"{name} may have at most {context['max_length']} entries"
     if kind == "value_error":
@@ -146,6 +151,8 @@ def _shown(value: Any, path: ItemPath) -> str:
             shown = f", not text: write {value} without quotes"
         case str():
             shown = f", not {quoted(value)}"
+        case [] | ():
+            shown = ", not an empty list"
         case list() | tuple():
             shown = ", not a list"
         case dict():

@@ -18,6 +18,8 @@ from dims.configuration.variables import FromVariable, fill
 _CHECKED_AGAINST: dict[str | int, str] = {
     "stuck_after_s": "heartbeat_s",
     "max_delay_s": "first_delay_s",
+    "retry_max_s": "retry_first_s",
+    "kinds": "to",
 }
 
 

@@ -33,6 +33,8 @@ def masked(config: Config) -> dict[str, Any]:
             "proxy": _secret(telegram.proxy, config, ("telegram", "proxy")),
         },
         "fleet": config.fleet.model_dump(mode="json"),
+        "ipc": config.ipc.model_dump(mode="json"),
+        "grants": [grant.model_dump(mode="json", by_alias=True) for grant in config.grants],
         "defaults": {
             **config.defaults.model_dump(mode="json", exclude={"settings"}),
             "settings": _settings(config.defaults.settings, config, ("defaults", "settings")),

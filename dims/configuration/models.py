@@ -30,7 +30,11 @@ from dims.configuration.variables import FromVariable
 from dims.errors import UsageError
 
 WEEK_S = 604_800
+RESERVED_IDS = ("brain", "cli", "keeper", "operator", "sandbox", "zygote")
+"""No bot may have these: they name DIMS's own processes in messages, units and log files."""
 _USERNAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}")
+_ID_GLOB = re.compile(r"[a-z*?][a-z0-9_*?-]{0,63}")
+_KIND_GLOB = re.compile(r"[A-Za-z*?][A-Za-z0-9_.*?-]{0,63}")
 
 
 def _number(value: object) -> object:
@@ -61,6 +65,27 @@ def _admin(value: object) -> int | str:
     raise ValueError("must be a numeric user id such as 123456789 or a username such as '@alice'")
 
 
+def _id_glob(value: str) -> str:
+    if not _ID_GLOB.fullmatch(value):
+        raise ValueError("must be bot ids such as 'echo', with * and ? for any characters")
+    return value
+
+
+def _kind_glob(value: str) -> str:
+    if not _KIND_GLOB.fullmatch(value):
+        raise ValueError(
+            "must be up to 64 letters, digits, '_', '.' or '-', begin with a letter, "
+            "with * and ? for any characters"
+        )
+    return value
+
+
+def _some(value: object) -> object:
+    if value in ([], ()):
+        raise ValueError("must name at least one")
+    return _tuple(value)
+
+
 Seconds = Annotated[
     float, Field(gt=0, le=WEEK_S, strict=True, allow_inf_nan=False), BeforeValidator(_number)
 ]
@@ -76,6 +101,12 @@ Secret = Annotated[SecretStr, Field(min_length=1), BeforeValidator(_plain_text)]
 Admin = Annotated[int | str, BeforeValidator(_admin)]
 
 Admins = Annotated[tuple[Admin, ...], Field(max_length=1_000), BeforeValidator(_tuple)]
+IdGlobs = Annotated[
+    tuple[Annotated[PlainText, AfterValidator(_id_glob)], ...], BeforeValidator(_some)
+]
+KindGlobs = Annotated[
+    tuple[Annotated[PlainText, AfterValidator(_kind_glob)], ...], BeforeValidator(_some)
+]
 
 
 class Settings(BaseModel):
@@ -199,6 +230,51 @@ class FleetSettings(Settings):
     cold_logins_per_minute: Annotated[WholeNumber, Field(ge=1, le=100_000)] | None = None
 
 
+class Durability(StrEnum):
+    """What a durable message outlives: the end of any process, or a power cut as well."""
+
+    PROCESS = "process"
+    POWER = "power"
+
+
+class IpcSettings(Settings):
+    """What messages between bots may take: disk, tries, time, handlers in hand.
+
+    A handler that fails is tried `attempts` times in all, after delays that grow from
+    `retry_first_s` up to `retry_max_s`; then its message is a dead letter.
+    """
+
+    durability: Durability = Durability.PROCESS
+    mailbox_bytes: Annotated[WholeNumber, Field(ge=1_048_576, le=10**12)] = 268_435_456
+    attempts: Annotated[WholeNumber, Field(ge=1, le=100)] = 5
+    retry_first_s: SecondsOrZero = 0.2
+    retry_max_s: SecondsOrZero = 30.0
+    request_timeout_s: Seconds = 10.0
+    handlers_at_once: Annotated[WholeNumber, Field(ge=1, le=10_000)] = 16
+
+    @field_validator("retry_max_s")
+    @classmethod
+    def _not_below_first(cls, retry_max_s: float, info: ValidationInfo) -> float:
+        retry_first_s = info.data.get("retry_first_s", 0.0)
+        if retry_max_s < retry_first_s:
+            raise ValueError(
+                f"retry_max_s ({retry_max_s:g}) must not be below retry_first_s ({retry_first_s:g})"
+            )
+        return retry_max_s
+
+
+class GrantSettings(Settings):
+    """Who may send which kinds of message to whom, all as globs.
+
+    `sender` is the key `from` of the file, which Python keeps for itself; in `to`, the word
+    `brain` stands for DIMS itself. The meaning is that of `dims.ipc.grants`.
+    """
+
+    sender: IdGlobs = Field(alias="from")
+    to: IdGlobs
+    kinds: KindGlobs = ("*",)
+
+
 class DefaultSettings(Settings):
     """What a bot gets where it says nothing itself."""
 
@@ -219,6 +295,13 @@ class BotSettings(DefaultSettings):
     handlers: PlainText = Field(min_length=1)
     admins: Admins = ()
 
+    @field_validator("id")
+    @classmethod
+    def _not_reserved(cls, bot_id: str) -> str:
+        if bot_id in RESERVED_IDS:
+            raise ValueError(f"id cannot be {', '.join(RESERVED_IDS)}: DIMS uses these itself")
+        return bot_id
+
 
 class Config(Settings):
     """The whole of bots.yaml, valid and merged; `directory` is what relative paths start from."""
@@ -227,6 +310,8 @@ class Config(Settings):
     directory: Path
     telegram: TelegramSettings
     fleet: FleetSettings = Field(default_factory=FleetSettings)
+    ipc: IpcSettings = Field(default_factory=IpcSettings)
+    grants: tuple[GrantSettings, ...] = ()
     defaults: DefaultSettings = Field(default_factory=DefaultSettings)
     bots: tuple[BotSettings, ...]
     sources: Mapping[tuple[str | int, ...], str] = Field(default_factory=dict, repr=False)

@@ -15,13 +15,14 @@ from dims.configuration.complaints import unknown_key
 from dims.configuration.document import Scalar, Table
 from dims.configuration.faults import Fault, Mark, lines
 from dims.configuration.files import HOW_TO_BEGIN, read_config_text
+from dims.configuration.grants import read_grants
 from dims.configuration.ground import Ground, tidy
-from dims.configuration.models import Config, DefaultSettings, FleetSettings
+from dims.configuration.models import Config, DefaultSettings, FleetSettings, IpcSettings
 from dims.configuration.telegram import read_telegram
 from dims.configuration.variables import OWN_NAMES, names_in, read_dotenv
 from dims.errors import ConfigError
 
-SECTIONS = ["telegram", "fleet", "defaults", "bots"]
+SECTIONS = ["telegram", "fleet", "ipc", "grants", "defaults", "bots"]
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
@@ -35,9 +36,11 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
             ground.fault((key,), unknown_key(key, SECTIONS), of_key=True)
     server, telegram = read_telegram(ground)
     fleet = ground.section(FleetSettings, ("fleet",), ground.data.get("fleet") or {})
+    ipc = ground.section(IpcSettings, ("ipc",), ground.data.get("ipc") or {})
     raw_defaults = tidy(ground.data.get("defaults") or {})
     defaults = ground.section(DefaultSettings, ("defaults",), raw_defaults)
     bots = read_bots(ground, server.kind if server else None)
+    grants = read_grants(ground)
     if ground.faults or telegram is None:
         raise _error(path, ground.faults)
     return Config(
@@ -45,6 +48,8 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         directory=ground.directory,
         telegram=telegram,
         fleet=fleet,
+        ipc=ipc,
+        grants=grants,
         defaults=defaults,
         bots=bots,
         sources=ground.sources,
