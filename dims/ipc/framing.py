@@ -20,20 +20,46 @@ FRAME_LIMIT_BYTES = 4 * 1024 * 1024
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity: Python's reader takes them, but JSON has no such numbers."""
+    raise ValueError(f"{name} is no JSON number")
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
 def encode(envelope: Envelope, limit_bytes: int = FRAME_LIMIT_BYTES) -> bytes:
     """One frame that holds `envelope`.
 
     Raises ProtocolError when the payload is larger than `limit_bytes` or no JSON.
     """
+    payload = encode_payload(envelope, limit_bytes)
+    return HEADER.pack(MAGIC, len(payload)) + payload
+
+
+def encode_payload(envelope: Envelope, limit_bytes: int = FRAME_LIMIT_BYTES) -> bytes:
+    """The envelope as JSON in UTF-8, as frames and segments hold it.
+
+    Raises ProtocolError when it is larger than `limit_bytes` or no JSON.
+    """
     try:
         payload = _encode_json(envelope.to_wire()).encode("utf-8")
-    except (TypeError, ValueError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise ProtocolError(f"message {envelope.kind!r} is not JSON: {error}") from error
     if len(payload) > limit_bytes:
         raise ProtocolError(
             f"message {envelope.kind!r} has {len(payload)} bytes, the limit is {limit_bytes}"
         )
-    return HEADER.pack(MAGIC, len(payload)) + payload
+    return payload
+
+
+def decode_payload(payload: bytes) -> Envelope:
+    """The envelope in a payload; raises ProtocolError when it is none."""
+    try:
+        wire = _decode_json(payload.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a message that is not JSON: {error}") from error
+    return Envelope.from_wire(wire)
 
 
 class FrameDecoder:
@@ -89,20 +115,7 @@ class FrameDecoder:
             end = start + HEADER.size + length
             if len(buffer) < end:
                 break
-            envelopes.append(_parse(bytes(buffer[start + HEADER.size : end])))
+            envelopes.append(decode_payload(bytes(buffer[start + HEADER.size : end])))
             start = end
         del buffer[:start]
         return envelopes
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and Infinity: Python's reader takes them, but JSON has no such numbers."""
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _parse(payload: bytes) -> Envelope:
-    try:
-        wire = json.loads(payload, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a frame that is not JSON: {error}") from error
-    return Envelope.from_wire(wire)

@@ -62,6 +62,17 @@ class PriorityQueue(Generic[T]):
         self._passed[chosen] = 0
         return self._classes[chosen].popleft()
 
+    def pop_urgent(self) -> T:
+        """Takes the next urgent thing; raises IndexError when there is none."""
+        thing = self._classes[Priority.URGENT].popleft()
+        self._count -= 1
+        return thing
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether something urgent waits."""
+        return bool(self._classes[Priority.URGENT])
+
     def clear(self) -> list[T]:
         """Takes everything at once, most urgent class first."""
         everything = list(self)

@@ -1,0 +1,160 @@
+"""One message in a handler's hands, and the transaction in which its effects happen once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, MutableMapping
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from dims.ipc.envelope import Address, Envelope, Priority
+from dims.ipc.framing import encode_payload
+from dims.ipc.ids import derived_id
+from dims.ipc.mailbox.lane import Item
+from dims.ipc.mailbox.ledger import Ledger, Statement
+from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+class Desk(Protocol):
+    """What a delivery needs of whoever hands it out."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where values are kept."""
+
+    @property
+    def writing(self) -> asyncio.Lock:
+        """Held by the one transaction that is open."""
+
+    def finish(self, delivery: Delivery, statements: list[Statement]) -> None:
+        """Settles the message and keeps the statements in one commit; raises StateError."""
+
+    def may_send(self, recipient: str, kind: str) -> None:
+        """Raises RefusedError when this bot may not send that."""
+
+
+class Delivery:
+    """A message and what is known of its way here.
+
+    `redelivered` when it may have been in a handler's hands before; what that handler did in a
+    transaction has not happened.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        message: Envelope,
+        *,
+        redelivered: bool = False,
+        item: Item | None = None,
+    ) -> None:
+        self._desk = desk
+        self.item = item
+        """Where it stands in the mailbox; None for an ephemeral one."""
+        self.message = message
+        self.redelivered = redelivered
+        self.settled = False
+        """Whether it is done with, whatever the handler does from now on."""
+
+    def transaction(self) -> Transaction:
+        """What happens once: see `Transaction`. One of them is open at a time."""
+        return Transaction(self._desk, self)
+
+
+class Transaction(MutableMapping[str, Any]):
+    """`async with delivery.transaction() as tx:` keeps values and sends messages together with the
+    settling of the message: all of it or, if the block raises or the process dies, nothing.
+
+    It is a mapping of the bot's own values, JSON under text keys, as they are kept in its mailbox.
+    Raises StateError at the end of the block when it cannot be kept.
+    """
+
+    def __init__(self, desk: Desk, delivery: Delivery) -> None:
+        self._desk = desk
+        self._delivery = delivery
+        self._changes: dict[str, str | None] = {}
+        self._outgoing: list[Envelope] = []
+
+    async def __aenter__(self) -> Self:
+        await self._desk.writing.acquire()
+        if self._delivery.settled:
+            self._desk.writing.release()
+            raise RuntimeError("this message is settled: one transaction is all it has")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._desk.finish(self._delivery, self._statements())
+        finally:
+            self._desk.writing.release()
+
+    def __getitem__(self, key: str) -> Any:
+        raw = self._changes[key] if key in self._changes else self._desk.ledger.value(key)
+        if raw is None:
+            raise KeyError(key)
+        return json.loads(raw)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._changes[key] = _json(value)
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._changes[key] = None
+
+    def __iter__(self) -> Iterator[str]:
+        kept = self._desk.ledger.values().keys() | self._changes.keys()
+        return (key for key in sorted(kept) if self._changes.get(key, "") is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def send(
+        self,
+        to: str,
+        kind: str,
+        body: dict[str, Any],
+        *,
+        priority: Priority = Priority.NORMAL,
+        expires_s: float | None = None,
+        reply_to: Envelope | None = None,
+    ) -> None:
+        """Sends a durable message if and when the block ends well, exactly once.
+
+        Raises RefusedError when this bot may not, ProtocolError when it is no JSON or too large.
+        """
+        if reply_to is None:
+            self._desk.may_send(to, kind)
+        cause = self._delivery.message
+        envelope = Envelope(
+            derived_id(cause.id, len(self._outgoing)),
+            kind,
+            cause.recipient,
+            Address(to),
+            priority,
+            reply_to.id if reply_to is not None else None,
+            body,
+            correlation=cause.correlation or cause.id,
+            causation=cause.id,
+            expires_s=expires_s,
+        )
+        # Encoded now: what cannot be sent has to be said before the block ends.
+        encode_payload(envelope, RECORD_LIMIT_BYTES)
+        self._outgoing.append(envelope)
+
+    def _statements(self) -> list[Statement]:
+        changes = [Ledger.keep_value(key, value) for key, value in self._changes.items()]
+        sends = [
+            Ledger.send_out(envelope.recipient, encode_payload(envelope))
+            for envelope in self._outgoing
+        ]
+        return changes + sends
