@@ -30,8 +30,13 @@ class Redactor:
     """Replaces secrets in texts."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._secrets: list[str] = []
+        self.hide(secrets)
+
+    def hide(self, secrets: tuple[str, ...]) -> None:
+        """Replaces these too from now on, those so far as before."""
         forms = {form for secret in secrets for form in _written_forms(secret)}
-        self._secrets = sorted(forms, key=len, reverse=True)
+        self._secrets = sorted(forms.union(self._secrets), key=len, reverse=True)
 
     def clean(self, text: str) -> str:
         """The text with every secret replaced by `***`."""
@@ -51,7 +56,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, who: Mapping[str, str], redactor: Redactor) -> None:
         super().__init__()
         self._who = who
-        self._redactor = redactor
+        self.redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
         """One line without line break."""
@@ -66,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
         if record.exc_info:
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
-        return self._redactor.clean(json.dumps(line, ensure_ascii=False, default=str))
+        return self.redactor.clean(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class RotatingLog(logging.Handler):
@@ -85,6 +90,11 @@ class RotatingLog(logging.Handler):
             self.rotate_if_full()
         except (OSError, ValueError, TypeError):
             self.handleError(record)
+
+    def hide(self, secrets: tuple[str, ...]) -> None:
+        """Keeps these out too from now on, of what is printed as well."""
+        if isinstance(self.formatter, JsonFormatter):
+            self.formatter.redactor.hide(secrets)
 
     def rotate_if_full(self) -> None:
         """Rotates a full file; called now and then too, because prints pass this handler by."""

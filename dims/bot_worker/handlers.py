@@ -61,7 +61,7 @@ def registered(module: ModuleType) -> list[tuple[Callable[..., Any], Any]]:
 
 
 async def call_hook(module: ModuleType, name: str, bot: object) -> None:
-    """Awaits `setup(bot)` or `teardown(bot)` where the module has it.
+    """Awaits `setup(bot)`, `teardown(bot)` or `reload(bot)` where the module has it.
 
     Raises WorkerFailedError when it is no coroutine function; whatever it raises itself passes.
     """

@@ -110,6 +110,10 @@ class FileSession(MemorySession):
                     if has_pts(update):
                         self.on_own(update.pts - update.pts_count, update.pts)
 
+    def peers(self) -> set[tuple[int, int]]:
+        """(marked id, access hash) of all entities that are known without the network."""
+        return {(int(row[0]), int(row[1])) for row in self._entities}
+
     def aim(self, dc: int, host: str, port: int) -> None:
         """Points at the server; a key of another data centre or address is dropped."""
         if self._auth_key is not None and dc != self._dc_id:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,12 @@ class Terms:
         candidates = (self.token, self.token.partition(":")[2], self.api_hash, self.proxy or "")
         # A short text such as the sandbox's "sandbox" is no secret and would blank out words.
         own = [text for text in candidates if len(text) >= 16]
-        return (*own, *(text for text in self.hidden if len(text) >= 6))
+        return (*own, *worth_hiding(self.hidden))
+
+
+def worth_hiding(texts: Iterable[str]) -> tuple[str, ...]:
+    """Those that are long enough: hiding `1` or `yes` would blank out words everywhere."""
+    return tuple(text for text in texts if len(text) >= 6)
 
 
 def read_terms(wire: Mapping[str, Any]) -> Terms:

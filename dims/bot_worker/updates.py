@@ -44,6 +44,11 @@ class UpdateTracker:
         """Whether it is known from which state this process begins."""
         return self._mark is not None
 
+    @property
+    def in_hand(self) -> int:
+        """Updates whose handlers have not ended, those that wait for a free slot included."""
+        return len(self._busy)
+
     def start_from(self, state: Any) -> None:
         """`state` (updates.State) is where this process begins: what is stored, or the present."""
         self._state = state

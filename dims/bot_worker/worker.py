@@ -21,6 +21,7 @@ from telethon import functions
 from dims import logs
 from dims.bot_worker import handlers
 from dims.bot_worker.client import build_client, check_health, sign_in, until_disconnected
+from dims.bot_worker.commands import Commands, Serving
 from dims.bot_worker.context import BotContext
 from dims.bot_worker.failures import (
     CRASH,
@@ -37,7 +38,7 @@ from dims.bot_worker.memory import give_back, unshared_bytes
 from dims.bot_worker.session import FileSession
 from dims.bot_worker.terms import Terms, read_terms
 from dims.bot_worker.updates import UpdateTracker
-from dims.errors import AlreadyRunningError
+from dims.errors import AlreadyRunningError, RefusedError
 from dims.ipc.membership import Membership
 
 ORPHAN_LIMIT_S = 3600.0
@@ -71,6 +72,14 @@ class Worker:
         self._trouble = ""
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
+        self.commands = Commands(
+            terms.limits,
+            incarnation,
+            clean=self._redactor.clean,
+            hide=self._hide,
+            leave=self.leave,
+            trouble=lambda: self._trouble,
+        )
 
     def leave(self, failure: Failure | None) -> None:
         """Ends the worker: gently, and with a last will when there is a failure."""
@@ -133,8 +142,10 @@ class Worker:
             client.add_event_handler(function, builder)
         try:
             await self._start(client, session, tracker, bot)
+            self.commands.serving = Serving(client, session, tracker, bot, self._module)
             return await self._serve(client, tracker)
         finally:
+            self.commands.serving = None
             await self._stop(client, tracker, bot)
             session.save()
             session.updates.close()
@@ -278,6 +289,11 @@ class Worker:
             _log.warning("disconnecting took longer than %g s", limit_s)
         tracker.close()
 
+    def _hide(self, secrets: tuple[str, ...]) -> None:
+        self._redactor.hide(secrets)
+        if self.rotating is not None:
+            self.rotating.hide(secrets)
+
     def _recycle(self, reason: str) -> None:
         self.leave(Failure(RECYCLE, reason))
 
@@ -300,7 +316,12 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
                 os._exit(0)
             worker.leave(None)
 
-    bond = Membership(str(order["socket"]), str(order["unit"]), incarnation, heed)
+    async def answer(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if worker is None:
+            raise RefusedError("not ready yet", hint="try again in a moment")
+        return await worker.commands.answer(kind, body)
+
+    bond = Membership(str(order["socket"]), str(order["unit"]), incarnation, heed, answer)
     terms = read_terms(await bond.join())
     limits = terms.limits
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

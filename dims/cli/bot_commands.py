@@ -18,9 +18,23 @@ timeout = click.option(
 named = click.argument("bots", nargs=-1, required=True, metavar="ID...")
 
 
-@click.group()
+class _Group(click.Group):
+    """Imports `tell` when it is used; the others are all here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "tell"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "tell":
+            return super().get_command(ctx, cmd_name)
+        from dims.cli.tell_command import tell  # noqa: PLC0415 (the others need none of it)
+
+        return tell
+
+
+@click.group(cls=_Group)
 def bot() -> None:
-    """List, start, stop, restart or explain bots; IDs may be globs such as 'shop-*'."""
+    """List, start, stop, restart, explain or tell bots; IDs may be globs such as 'shop-*'."""
 
 
 @bot.command("list")

@@ -23,7 +23,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "status": ("dims.cli.reading_commands", "status", "Show every bot."),
     "health": ("dims.cli.reading_commands", "health", "Exit 0 well, 1 degraded, 2 down."),
     "logs": ("dims.cli.log_command", "logs", "Show a bot's log."),
-    "bot": ("dims.cli.bot_commands", "bot", "List, start, stop, restart, explain bots."),
+    "bot": ("dims.cli.bot_commands", "bot", "List, start, stop, restart, explain, tell bots."),
     "run": ("dims.cli.run_command", "run", "Run one bot right here, without a supervisor."),
     "config": ("dims.cli.config_commands", "config", "Check or show the configuration."),
     "sandbox": ("dims.cli.sandbox_commands", "sandbox", "Talk to bots on the local Telegram."),

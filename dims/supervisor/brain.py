@@ -33,6 +33,7 @@ from dims.supervisor.keeper import BOT_FD, CONTROL_FD, LINK_FD
 from dims.supervisor.keeper_link import receive_welcome
 from dims.supervisor.store import Store
 from dims.supervisor.supervisor import ProcessSupervisor
+from dims.supervisor.telling import Teller
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.shut_down)
-    operators = Control(supervisor)
+    operators = Control(supervisor, Teller(supervisor, welcome["environment"]))
     control = RequestServer(
         socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
     )

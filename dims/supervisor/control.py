@@ -12,13 +12,15 @@ from dims.ipc.envelope import Envelope
 from dims.ipc.peer import Peer
 from dims.supervisor.facts import UnitId
 from dims.supervisor.supervisor import ProcessSupervisor
+from dims.supervisor.telling import Teller
 
 
 class Control:
     """Answers requests of operators: `handle` suits `dims.ipc.server.RequestServer`."""
 
-    def __init__(self, supervisor: ProcessSupervisor) -> None:
+    def __init__(self, supervisor: ProcessSupervisor, teller: Teller) -> None:
         self._supervisor = supervisor
+        self._teller = teller
 
     async def handle(self, peer: Peer, request: Envelope) -> Mapping[str, Any]:
         """The answer to one request; raises a DimsError, which is answered as such."""
@@ -32,6 +34,8 @@ class Control:
                 return self.ask(request.kind, body, f"asked by user {peer.uid}")
             case "explain":
                 return self._supervisor.explain(self._one(body.get("bot")))
+            case "tell":
+                return await self._teller.tell(self._one(body.get("bot")), body)
             case "shutdown":
                 self._supervisor.shut_down()
                 return {}

@@ -87,6 +87,8 @@ class ProcessSupervisor:
         """Units of the phase under way that are not stopped yet."""
         self._refused: dict[UnitId, str] = {}
         """Bots that the sandbox makes no account for, and why."""
+        self.reloaded: dict[UnitId, Mapping[str, Any]] = {}
+        """What replaces `settings` and `hidden` in the terms of bots that were told to reload."""
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -305,7 +307,8 @@ class ProcessSupervisor:
             return {}
         configured = bot.token.get_secret_value() if bot.token else ""
         token = self._tokens.get(unit, configured)
-        return units.worker_terms(self.config, self.layout, bot, self._address, token)
+        terms = units.worker_terms(self.config, self.layout, bot, self._address, token)
+        return {**terms, **self.reloaded.get(unit, {})}
 
     def heard(
         self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
