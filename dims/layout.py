@@ -136,8 +136,15 @@ class Layout:
 
         Raises StateError when it cannot be made or written, or belongs to somebody else.
         """
-        for directory in (self.state, self.logs, self.sessions, self.leases):
+        for directory in (self.state, self.logs, self.sessions, self.leases, self.mail):
             _make_private(directory)
+
+    def remove_worker_sockets(self) -> None:
+        """Removes what workers that were killed left in the runtime directory. No worker may
+        run."""
+        for suffix in (".peer", ".bell"):
+            for path in self.runtime.glob(f"*{suffix}"):
+                path.unlink(missing_ok=True)
 
     def make_runtime(self) -> None:
         """Makes the runtime directory; raises StateError when it is not ours alone."""

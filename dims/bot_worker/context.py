@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from telethon import TelegramClient
 
+from dims.bot_worker.mail import Mail
 from dims.bot_worker.memory import unshared_bytes
+from dims.bot_worker.messages import F
+from dims.ipc.envelope import Priority
 
 
 class BotContext:
@@ -25,6 +28,7 @@ class BotContext:
         admins: tuple[int | str, ...],
         incarnation: int,
         leave: Callable[[str], None],
+        mail: Mail,
     ) -> None:
         self.id = bot
         self.client = client
@@ -33,6 +37,7 @@ class BotContext:
         self.log = logging.getLogger(f"bot.{bot}")
         self._incarnation = incarnation
         self._leave = leave
+        self._mail = mail
         self._started_s = time.monotonic()
 
     def status(self) -> dict[str, Any]:
@@ -49,3 +54,77 @@ class BotContext:
         self._leave(reason)
         # One turn of the loop, so that what the caller sent before is on its way.
         await asyncio.sleep(0)
+
+    # Messages to and from other bots
+
+    async def send(
+        self,
+        to: str,
+        kind: str,
+        body: Any = None,
+        *,
+        priority: Priority | str = Priority.NORMAL,
+        durable: bool = True,
+        expires_in_s: float | None = None,
+    ) -> str:
+        """Sends a message to the bot `to` and returns its id.
+
+        `body` is any JSON value or a pydantic model. A durable message is in the recipient's
+        mailbox file when this returns, whether the recipient runs or not. One that is not durable
+        is given to the recipient's socket, and is lost with either process.
+
+        Raises RefusedError when no grant allows it, FullError when too much waits there already
+        (`retry_after_s` says when to try again), StateError when the disk is full, ProtocolError
+        when the body is too large or no JSON; not durable: NotRunningError as well.
+        """
+        return await self._mail.send(
+            to, kind, body, priority=priority, durable=durable, expires_in_s=expires_in_s
+        )
+
+    async def send_many(
+        self,
+        to: str,
+        kind: str,
+        bodies: Iterable[Any],
+        *,
+        priority: Priority | str = Priority.NORMAL,
+        durable: bool = True,
+    ) -> int:
+        """Sends one message for each of `bodies`, in order, and returns how many; durable ones all
+        or none, with one write. Raises as `send`."""
+        return await self._mail.send_many(to, kind, bodies, priority=priority, durable=durable)
+
+    async def request(
+        self,
+        to: str,
+        kind: str,
+        body: Any = None,
+        *,
+        timeout_s: float | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        durable: bool = False,
+        model: Any = None,
+    ) -> Any:
+        """What the handler of the bot `to` answers: a JSON value, or a `model`.
+
+        Waits `timeout_s` seconds (default: `ipc.request_timeout_s`) for a bot that comes up, too.
+        When it is cancelled or late, the other bot's handler is cancelled. A durable request waits
+        in the mailbox of a bot that is down, and is handled until its deadline.
+
+        Raises TimedOutError, NotRunningError, RefusedError when no grant or no handler is there,
+        RemoteError when the handler raised.
+        """
+        return await self._mail.request(
+            to,
+            kind,
+            body,
+            timeout_s=timeout_s,
+            priority=priority,
+            durable=durable,
+            model=model,
+        )
+
+    def on(self, *kinds: str, model: Any = None) -> Callable[[F], F]:
+        """`@bot.on("kind")` in `setup`: the function takes messages of these kinds; `dims.on` does
+        the same at the top of a module. Raises UsageError when another function takes them."""
+        return self._mail.on(*kinds, model=model)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dims.ipc.grants import Grant, Grants
+from dims.ipc.mailbox.retry import RetryPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -21,6 +24,20 @@ class Limits:
     log_files: int
     handlers_at_once: int
     open_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class MailTerms:
+    """Where messages between bots lie, what they may take, and who may send what to whom."""
+
+    directory: Path
+    sockets: Path
+    waits_for_disk: bool
+    mailbox_bytes: int
+    retry: RetryPolicy
+    request_timeout_s: float
+    handlers_at_once: int
+    grants: Grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,7 @@ class Terms:
     hidden: tuple[str, ...] = field(repr=False)
     """Texts in `settings` that are secrets."""
     limits: Limits
+    mail: MailTerms
     session: Path
     lease: Path
     log: Path
@@ -83,7 +101,21 @@ def read_terms(wire: Mapping[str, Any]) -> Terms:
         settings=wire["settings"],
         hidden=tuple(wire["hidden"]),
         limits=Limits(**{name: limits[name] for name in names}),
+        mail=_read_mail(wire["mail"]),
         session=Path(wire["session"]),
         lease=Path(wire["lease"]),
         log=Path(wire["log"]),
+    )
+
+
+def _read_mail(wire: Mapping[str, Any]) -> MailTerms:
+    return MailTerms(
+        directory=Path(wire["directory"]),
+        sockets=Path(wire["sockets"]),
+        waits_for_disk=wire["durability"] == "power",
+        mailbox_bytes=wire["mailbox_bytes"],
+        retry=RetryPolicy(wire["attempts"], wire["retry_first_s"], wire["retry_max_s"]),
+        request_timeout_s=wire["request_timeout_s"],
+        handlers_at_once=wire["handlers_at_once"],
+        grants=Grants(tuple(map(Grant.from_wire, wire["grants"]))),
     )

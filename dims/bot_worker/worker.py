@@ -34,11 +34,12 @@ from dims.bot_worker.failures import (
     classify,
 )
 from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
+from dims.bot_worker.mail import Mail
 from dims.bot_worker.memory import give_back, unshared_bytes
 from dims.bot_worker.session import FileSession
 from dims.bot_worker.terms import Terms, read_terms
 from dims.bot_worker.updates import UpdateTracker
-from dims.errors import AlreadyRunningError, RefusedError
+from dims.errors import AlreadyRunningError, RefusedError, UsageError
 from dims.ipc.membership import Membership
 
 ORPHAN_LIMIT_S = 3600.0
@@ -70,6 +71,7 @@ class Worker:
         self._lease = Lease(terms.lease, f"{terms.host}:{terms.port}", account)
         self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
+        self.mail = Mail(terms.bot, terms.mail, incarnation, bond)
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
         self.commands = Commands(
@@ -137,7 +139,9 @@ class Worker:
             admins=terms.admins,
             incarnation=self._incarnation,
             leave=self._recycle,
+            mail=self.mail,
         )
+        self._add_message_handlers(self._module)
         for function, builder in handlers.registered(self._module):
             client.add_event_handler(function, builder)
         try:
@@ -169,6 +173,7 @@ class Worker:
             tracker.start_from(await client(functions.updates.GetStateRequest()))
         session.save()
         await self._call_setup(bot)
+        await self.mail.start()
         if self._bond is not None:
             self._bond.ready({})
 
@@ -273,6 +278,7 @@ class Worker:
         limit_s = self._terms.limits.drain_timeout_s
         try:
             async with asyncio.timeout(limit_s):
+                await self.mail.drain()
                 if client.is_connected():
                     await tracker.drain()
                     if self._module is not None:
@@ -282,12 +288,20 @@ class Worker:
         except Exception:
             # teardown() is the bot's own code; leaving must not fail on it.
             _log.exception("teardown() failed")
+        await self.mail.close()
         try:
             async with asyncio.timeout(limit_s):
                 await client.disconnect()
         except TimeoutError:
             _log.warning("disconnecting took longer than %g s", limit_s)
         tracker.close()
+
+    def _add_message_handlers(self, module: ModuleType) -> None:
+        try:
+            self.mail.add_module(module)
+        except UsageError as error:
+            what = f"handlers {self._terms.handlers!r}: {error}"
+            raise WorkerFailedError(Failure(NEEDS_OPERATOR, what)) from error
 
     def _hide(self, secrets: tuple[str, ...]) -> None:
         self._redactor.hide(secrets)
@@ -309,12 +323,14 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     incarnation = int(order["incarnation"])
     worker: Worker | None = None
 
-    def heed(kind: str, _body: Mapping[str, Any]) -> None:
+    def heed(kind: str, body: Mapping[str, Any]) -> None:
         if kind == "leave":
             if worker is None:
                 # Nobody expects us and we hold nothing yet.
                 os._exit(0)
             worker.leave(None)
+        elif kind == "introduced" and worker is not None:
+            worker.mail.introduced(body)
 
     async def answer(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if worker is None:

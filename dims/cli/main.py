@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "logs": ("dims.cli.log_command", "logs", "Show a bot's log."),
     "bot": ("dims.cli.bot_commands", "bot", "List, start, stop, restart, explain, tell bots."),
     "run": ("dims.cli.run_command", "run", "Run one bot right here, without a supervisor."),
+    "ipc": ("dims.cli.ipc_commands", "ipc", "See and send messages between bots."),
     "config": ("dims.cli.config_commands", "config", "Check or show the configuration."),
     "sandbox": ("dims.cli.sandbox_commands", "sandbox", "Talk to bots on the local Telegram."),
 }

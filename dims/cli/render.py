@@ -77,7 +77,7 @@ def explanation(answer: Mapping[str, Any]) -> list[str]:
         "  events",
     ]
     rows = [
-        (_clock(event["at"]), f"#{event['incarnation']}", event["state"], event["reason"])
+        (clock(event["at"]), f"#{event['incarnation']}", event["state"], event["reason"])
         for event in answer["events"]
     ]
     return lines + ["    " + line for line in table(("UTC", "INC", "STATE", "WHY"), rows)]
@@ -109,5 +109,6 @@ def _row(unit: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _clock(at: float) -> str:
+def clock(at: float) -> str:
+    """Month, day and time in UTC, of seconds since 1970."""
     return time.strftime("%m-%d %H:%M:%S", time.gmtime(at))

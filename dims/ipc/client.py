@@ -72,7 +72,9 @@ class ControlClient:
             yield dict(answer.body)
 
     def _send(self, kind: str, body: Mapping[str, Any]) -> Envelope:
-        request = Envelope(new_id(), kind, self._name, Address("server"), body=body)
+        request = Envelope(
+            new_id(), kind, self._name, Address("server"), body=body, wants_reply=True
+        )
         try:
             self._socket.sendall(encode(request))
         except TimeoutError as error:

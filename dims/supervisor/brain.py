@@ -51,6 +51,7 @@ async def _serve(
     control = RequestServer(
         socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
     )
+    supervisor.on_control = operators.of_bot
     await supervisor.keeper.open(link)
     wish = welcome["wish"] or {}
     supervisor.begin(only_to_stop=bool(wish.get("stop")))
@@ -68,6 +69,7 @@ async def _serve(
         await supervisor.stopped.wait()
         for lease in supervisor.layout.leases.glob("*"):
             _remove_stale(lease)
+        supervisor.layout.remove_worker_sockets()
         if not supervisor.keeper.finished():
             _clean_up_for_keeper(supervisor.layout)
     finally:
@@ -79,6 +81,7 @@ def _clean_up_for_keeper(layout: Layout) -> None:
     """Removes what a keeper that was killed could not: its sockets and its lock."""
     for path in (layout.control_socket, layout.bot_socket, layout.sandbox_socket):
         path.unlink(missing_ok=True)
+    layout.remove_worker_sockets()
     with contextlib.suppress(OSError):
         layout.runtime.rmdir()
     _remove_stale(layout.lock)

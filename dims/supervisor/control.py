@@ -45,6 +45,16 @@ class Control:
                     hint="it may be older than this `dims`: restart it",
                 )
 
+    def of_bot(self, bot: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to a control command of a bot that may give it; raises a DimsError.
+
+        `start`, `stop` and `restart` take `bots` as operators do; without it the bot means itself.
+        """
+        if kind == "status":
+            return self._supervisor.status()
+        wanted = body.get("bots", [bot])
+        return self.ask(kind, {"bots": wanted}, f"asked by bot {bot}")
+
     def ask(self, kind: str, body: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
         """Starts, stops or restarts `bots` (ids and globs), or with `new` those never asked for."""
         if self._supervisor.is_stopping:

@@ -305,6 +305,7 @@ class Keeper:
         # A sandbox that had to be killed left its socket.
         for path in (layout.control_socket, layout.bot_socket, layout.sandbox_socket):
             path.unlink(missing_ok=True)
+        layout.remove_worker_sockets()
         try:
             self._layout.runtime.rmdir()
         except OSError as error:

@@ -11,14 +11,15 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from dims.config import Config, ServerKind
 from dims.errors import DimsError, NotRunningError, RefusedError, ServiceError, UsageError
 from dims.ipc.envelope import Priority
-from dims.layout import Layout
+from dims.ipc.grants import BRAIN
+from dims.layout import PRIVATE_DIR, Layout
 from dims.logs import one_line
 from dims.supervisor import report, units
 from dims.supervisor.bot_father import make_bots
@@ -59,6 +60,9 @@ MOST_READ = 2**53
 """No reading is larger, and every JSON reader can hold it."""
 
 
+OnControl = Callable[[UnitId, str, Mapping[str, Any]], Mapping[str, Any]]
+
+
 class ProcessSupervisor:
     """Runs a fleet: one worker process per bot, and the zygote and services they need."""
 
@@ -89,6 +93,9 @@ class ProcessSupervisor:
         """Bots that the sandbox makes no account for, and why."""
         self.reloaded: dict[UnitId, Mapping[str, Any]] = {}
         """What replaces `settings` and `hidden` in the terms of bots that were told to reload."""
+        self._grants = units.grants_of(config)
+        self.on_control: OnControl = _no_control
+        """What answers control commands of bots, whose grants are checked already."""
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -106,6 +113,9 @@ class ProcessSupervisor:
         """
         self._stopping = only_to_stop
         self.engine.keeps_desired = not only_to_stop
+        for unit in self._bots:
+            # A sender writes only into what is there: a name that is no bot is told apart by it.
+            (self.layout.mail / unit).mkdir(mode=PRIVATE_DIR, exist_ok=True)
         stored = self._store.units()
         for unit, kind in self._all_units():
             self._kinds[unit] = kind
@@ -338,10 +348,23 @@ class ProcessSupervisor:
         match kind:
             case "introduce" if self._is_bot(unit):
                 return self._introduce(unit, UnitId(str(body["to"])))
+            case "control" if self._is_bot(unit):
+                return self._control_by_bot(unit, str(body["kind"]), body["body"])
             case _:
                 raise RefusedError(
                     f"this supervisor does not know {kind!r}", hint="it may be older than the bot"
                 )
+
+    def _control_by_bot(
+        self, unit: UnitId, kind: str, body: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """A control command of a bot, which needs a grant for exactly that."""
+        if not self._grants.allows(unit, BRAIN, kind):
+            raise RefusedError(
+                f"no grant lets {unit} send {kind!r} to the brain",
+                hint=f"bots.yaml: grants: [{{from: {unit}, to: brain, kinds: [{kind}]}}]",
+            )
+        return self.on_control(unit, kind, body)
 
     def _introduce(self, unit: UnitId, other: UnitId) -> Mapping[str, Any]:
         """Tells two workers who the other is: from then on they talk without the brain."""
@@ -544,3 +567,7 @@ def _number(said: Any) -> Any:
     """A reading as a worker said it; None for what is no sound number, for it runs foreign code."""
     sound = type(said) in (int, float) and 0 <= said < MOST_READ
     return said if sound else None
+
+
+def _no_control(_unit: UnitId, kind: str, _body: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise RefusedError(f"this supervisor does not know {kind!r}")

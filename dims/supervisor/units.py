@@ -21,6 +21,7 @@ from dims.config import (
     secret_settings,
 )
 from dims.errors import ServiceError
+from dims.ipc.grants import Grant, Grants
 from dims.layout import Layout
 from dims.supervisor.backoff import RestartPolicy
 from dims.supervisor.facts import Incarnation, UnitId
@@ -155,10 +156,21 @@ def worker_terms(
         "settings": dict(bot.settings),
         "hidden": list(secret_settings(config, bot.id)),
         "limits": bot.limits.model_dump(mode="json"),
+        "mail": {
+            **config.ipc.model_dump(mode="json"),
+            "directory": str(layout.mail),
+            "sockets": str(layout.runtime),
+            "grants": [grant.to_wire() for grant in grants_of(config).of(bot.id).grants],
+        },
         "session": str(layout.session(bot.id)),
         "lease": str(layout.lease(bot.id)),
         "log": str(layout.log(bot.id)),
     }
+
+
+def grants_of(config: Config) -> Grants:
+    """Who may send what to whom."""
+    return Grants(tuple(Grant(tuple(g.sender), tuple(g.to), tuple(g.kinds)) for g in config.grants))
 
 
 def _read_key(config: Config, file: Path | None) -> str | None:

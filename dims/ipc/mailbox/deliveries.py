@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from dims.errors import DimsError, ProtocolError, RefusedError, RemoteError, StateError
 from dims.ipc.answers import error_body
 from dims.ipc.channel import ERROR, REPLY
-from dims.ipc.envelope import Address, Envelope, MessageId
+from dims.ipc.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.framing import decode_payload, encode_payload
 from dims.ipc.ids import derived_id
 from dims.ipc.mailbox.delivery import Delivery
@@ -27,6 +27,7 @@ from dims.ipc.mailbox.ledger import Ledger, Statement, now
 from dims.ipc.mailbox.mailbox import Mailbox, dead_letter
 from dims.ipc.mailbox.names import LaneKey
 from dims.ipc.mailbox.retry import RetryPolicy
+from dims.ipc.meter import Meter
 from dims.ipc.queue import PriorityQueue
 
 LAZY_S = 0.02
@@ -113,8 +114,8 @@ class Deliveries:
         self._sending_out: asyncio.Task[None] | None = None
         self._closing = False
         self.writing = asyncio.Lock()
-        self.handled = 0
-        """Messages settled since the start of the process, dead ones included."""
+        self.meters = {priority: Meter(self._loop.time()) for priority in Priority}
+        """Messages that were settled or answered, dead ones included."""
 
     # Beginning and end
 
@@ -423,7 +424,7 @@ class Deliveries:
         mailbox = self._mailbox
         if mailbox is None:
             return
-        self.handled += 1
+        self.meters[item.lane[1]].add(self._loop.time())
         mailbox.ledger.count("settled")
         mailbox.settle(item, None if by_transaction else message_id)
         if item.again or mailbox.ledger.unkept >= LAZY_MESSAGES:
@@ -459,7 +460,7 @@ class Deliveries:
             try:
                 await self._handle_offered(message)
             finally:
-                self.handled += 1
+                self.meters[message.priority].add(self._loop.time())
                 done()
             if self._ready and offered.waiting:
                 self._ready.push(message.priority, lambda: self._work_offered(offered))
@@ -495,7 +496,7 @@ class Deliveries:
             _log.error("%r of %s failed", request.kind, request.sender, exc_info=error)
             answer(RemoteError(f"{type(error).__name__}: {error}"))
         finally:
-            self.handled += 1
+            self.meters[request.priority].add(self._loop.time())
             del self._requests[request.id]
 
     def _ephemeral(self, message: Envelope) -> Delivery:

@@ -1,0 +1,133 @@
+"""What an operator may ask of a mailbox: of its reader while it runs, else of the files themselves.
+
+    mail.status  mail.peek {limit}  mail.values
+    mail.dead.list {limit}  mail.dead.show {n}  mail.dead.replay {numbers}  mail.dead.drop {numbers}
+
+`numbers` None means all. Knows an open mailbox; refuses to know who asks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dims.errors import RefusedError, StateError, UsageError
+from dims.ipc.envelope import Priority
+from dims.ipc.framing import decode_payload
+from dims.ipc.mailbox.ledger import DEAD_LIMIT, DeadLetter, now
+from dims.ipc.mailbox.mailbox import Mailbox
+
+MOST_PEEKED = 1_000
+
+
+def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer as a JSON object. Raises UsageError for what is wrong in `body`, RefusedError for
+    an unknown kind, StateError when the files refuse."""
+    try:
+        match kind:
+            case "mail.status":
+                return _status(mailbox)
+            case "mail.peek":
+                limit = _limit(body, MOST_PEEKED)
+                return {"messages": [message.to_wire() for message in mailbox.peek(limit)]}
+            case "mail.values":
+                values = mailbox.ledger.values()
+                return {"values": {key: json.loads(raw) for key, raw in values.items()}}
+            case "mail.dead.list":
+                letters = mailbox.ledger.dead(_limit(body, DEAD_LIMIT))
+                return {"dead": [_summary(letter) for letter in letters]}
+            case "mail.dead.show":
+                return _whole(_chosen(mailbox, [body.get("n")])[0])
+            case "mail.dead.replay":
+                return {"replayed": mailbox.replay(_chosen(mailbox, body.get("numbers")))}
+            case "mail.dead.drop":
+                numbers = [letter.n for letter in _chosen(mailbox, body.get("numbers"))]
+                mailbox.ledger.exhume(numbers)
+                return {"dropped": numbers}
+    except OSError as error:
+        raise StateError(f"mailbox {mailbox.directory.name}: {error.strerror}") from error
+    raise RefusedError(f"a mailbox does not know {kind!r}")
+
+
+def _status(mailbox: Mailbox) -> dict[str, Any]:
+    depths = mailbox.depths()
+    at = now()
+    lanes = [
+        {
+            "sender": depth.sender,
+            "priority": depth.priority.name.lower(),
+            "messages": depth.messages,
+            "bytes": depth.size_bytes,
+            "oldest_age_s": max(0.0, round(at - depth.oldest_s, 3)) if depth.oldest_s else None,
+        }
+        for depth in depths
+    ]
+    ages = [lane["oldest_age_s"] for lane in lanes if lane["oldest_age_s"] is not None]
+    return {
+        "bot": mailbox.directory.name,
+        "messages": sum(depth.messages for depth in depths),
+        "bytes": sum(depth.size_bytes for depth in depths),
+        "oldest_age_s": max(ages, default=None),
+        "by_priority": {
+            priority.name.lower(): _of_priority(lanes, priority.name.lower())
+            for priority in Priority
+        },
+        "dead": mailbox.ledger.dead_count(),
+        "lanes": lanes,
+        "counters": mailbox.ledger.counters(),
+        "trouble": mailbox.ledger.trouble,
+    }
+
+
+def _of_priority(lanes: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    mine = [lane for lane in lanes if lane["priority"] == name]
+    ages = [lane["oldest_age_s"] for lane in mine if lane["oldest_age_s"] is not None]
+    return {
+        "messages": sum(lane["messages"] for lane in mine),
+        "oldest_age_s": max(ages, default=None),
+    }
+
+
+def _summary(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "n": letter.n,
+        "at": letter.at,
+        "id": letter.id,
+        "kind": letter.kind,
+        "sender": letter.sender,
+        "attempts": letter.attempts,
+        "reason": letter.reason,
+        "bytes": len(letter.payload),
+        "readable": letter.readable,
+    }
+
+
+def _whole(letter: DeadLetter) -> dict[str, Any]:
+    """With the message, or with its bytes in hex where it is none."""
+    if letter.readable:
+        return {**_summary(letter), "message": decode_payload(letter.payload).to_wire()}
+    return {**_summary(letter), "hex": letter.payload[:65_536].hex()}
+
+
+def _chosen(mailbox: Mailbox, numbers: object) -> list[DeadLetter]:
+    letters = mailbox.ledger.dead()
+    if numbers is None:
+        return letters
+    if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
+        raise UsageError("dead letters are named by their numbers")
+    by_number = {letter.n: letter for letter in letters}
+    missing = [str(n) for n in numbers if n not in by_number]
+    if missing:
+        raise UsageError(
+            f"there is no dead letter {', '.join(missing)} in mailbox {mailbox.directory.name}",
+            hint="`dims ipc dead list` shows them",
+        )
+    return [by_number[n] for n in numbers]
+
+
+def _limit(body: Mapping[str, Any], most: int) -> int:
+    limit = body.get("limit", 20)
+    if type(limit) is not int or not 0 < limit <= most:
+        raise UsageError(f"the limit must be a number from 1 to {most}")
+    return limit
