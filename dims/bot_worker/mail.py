@@ -107,6 +107,12 @@ class Mail:
         if self._writer is not None:
             self._writer.close()
 
+    @property
+    def trouble(self) -> str:
+        """Why mail is not read or kept now, or empty."""
+        ledger = self._mailbox.ledger if self._mailbox is not None else None
+        return f"mailbox: {ledger.trouble}" if ledger is not None and ledger.trouble else ""
+
     def introduced(self, body: Mapping[str, Any]) -> None:
         """The brain says who another bot is; raises KeyError, TypeError, ValueError."""
         self._exchange.introduced(str(body["bot"]), int(body["pid"]), int(body["incarnation"]))

@@ -144,6 +144,12 @@ class MessageTransaction:
         """Sends a durable message when the block ends well. Raises RefusedError, ProtocolError."""
         self._inner.send(to, kind, dict(wrap_body(body)), priority=as_priority(priority))
 
+    def reply(self, body: Any = None) -> None:
+        """Answers a request when the block ends well; what the handler returns then is ignored.
+
+        Raises RuntimeError when the message is no request, ProtocolError."""
+        self._inner.reply(wrap_body(body))
+
 
 def as_priority(priority: Priority | str | int) -> Priority:
     """`urgent`, `high`, `normal`, `low` or a Priority; UsageError for anything else."""

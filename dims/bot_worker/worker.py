@@ -244,7 +244,7 @@ class Worker:
             "loop_lag_s": round(lag_s, 4),
             "unshared_bytes": memory,
             "updates": tracker.seen,
-            "trouble": self._trouble,
+            "trouble": self._trouble or self.mail.trouble,
         }
         self._bond.heartbeat(readings)
 

@@ -249,7 +249,9 @@ class Channel(asyncio.Protocol):
     def _give_up(self, request: Envelope, timeout_s: float) -> None:
         answer = self._asked.get(request.id)
         if answer is not None and not answer.done():
-            what = f"no answer to {request.kind!r} from {request.recipient} within {timeout_s:.3g} s"
+            what = (
+                f"no answer to {request.kind!r} from {request.recipient} within {timeout_s:.3g} s"
+            )
             answer.set_exception(TimedOutError(what))
             self._cancel(request)
 

@@ -15,13 +15,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dims.errors import DimsError, ProtocolError, RefusedError, RemoteError, StateError
+from dims.errors import DimsError, FullError, ProtocolError, RefusedError, RemoteError, StateError
 from dims.ipc.answers import error_body
 from dims.ipc.channel import ERROR, REPLY
 from dims.ipc.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.framing import decode_payload, encode_payload
-from dims.ipc.ids import derived_id
-from dims.ipc.mailbox.delivery import Delivery
+from dims.ipc.mailbox.delivery import Delivery, reply_to
 from dims.ipc.mailbox.lane import Item, Lane
 from dims.ipc.mailbox.ledger import Ledger, Statement, now
 from dims.ipc.mailbox.mailbox import Mailbox, dead_letter
@@ -40,6 +39,8 @@ RESCAN_S = 5.0
 TRY_AGAIN_S = 1.0
 """After a file or the ledger could not be used, for instance because the disk is full."""
 OUTGOING_BATCH = 100
+OUTGOING_LIMIT = 100_000
+"""Messages of transactions that wait for full mailboxes of others."""
 
 _log = logging.getLogger(__name__)
 
@@ -217,6 +218,14 @@ class Deliveries:
         delivery.settled = True
         self._send_out()
 
+    def check_outgoing(self) -> None:
+        """Raises FullError when too much waits to go out already."""
+        if self.ledger.outgoing_span() >= OUTGOING_LIMIT:
+            raise FullError(
+                f"{OUTGOING_LIMIT} messages of transactions wait to be sent: a recipient is full",
+                retry_after_s=TRY_AGAIN_S,
+            )
+
     # Handing out
 
     def _wake(self, lane: Lane) -> None:
@@ -324,13 +333,15 @@ class Deliveries:
         delivery = Delivery(self, message, redelivered=again, item=item)
         try:
             result = await self._office.handle(delivery)
-            if message.wants_reply:
+            if message.wants_reply and delivery.reply is None:
                 await self._reply(message, REPLY, result or {})
         except asyncio.CancelledError:
             raise
         except Exception as error:
             if delivery.settled:
                 _log.exception("the handler of %r failed after its transaction", message.kind)
+                if message.wants_reply and delivery.reply is None:
+                    await self._reply(message, ERROR, error_body(_remote(error)))
             else:
                 return await self._failed(held, error)
         if not delivery.settled:
@@ -391,25 +402,13 @@ class Deliveries:
             self._keep_soon()
             return pause_s
         if message.wants_reply:
-            await self._reply(message, ERROR, error_body(RemoteError(reason)))
+            await self._reply(message, ERROR, error_body(_remote(error)))
         self._held.pop(item.lane, None)
         self._bury(item, message, held.failures, reason)
         return None
 
     async def _reply(self, request: Envelope, kind: str, body: Mapping[str, Any]) -> None:
-        """Durable, like the request; its id is always the same, so that a second one is known."""
-        reply = Envelope(
-            derived_id(request.id, 0xFFFF),
-            kind,
-            request.recipient,
-            request.sender,
-            request.priority,
-            request.id,
-            body,
-            correlation=request.correlation or request.id,
-            causation=request.id,
-            expires_s=request.expires_s,
-        )
+        reply = reply_to(request, kind, body)
         try:
             await self._office.send_payload(reply, encode_payload(reply))
         except RefusedError as error:
@@ -474,7 +473,7 @@ class Deliveries:
         if message.expires_s is not None and message.expires_s <= now():
             return
         try:
-            await self._office.handle(self._ephemeral(message))
+            await self._office.handle(Delivery(self, message))
         except Exception as error:
             # Nobody waits for it, and nobody keeps it: the log is the place to say so.
             _log.error("%r of %s failed", message.kind, message.sender, exc_info=error)
@@ -489,18 +488,17 @@ class Deliveries:
         assert task is not None  # noqa: S101 (narrows the type)
         self._requests[request.id] = task
         try:
-            answer(await self._office.handle(self._ephemeral(request)) or {})
+            delivery = Delivery(self, request)
+            result = await self._office.handle(delivery)
+            answer(delivery.reply or result or {})
         except DimsError as error:
             answer(error)
         except Exception as error:
             _log.error("%r of %s failed", request.kind, request.sender, exc_info=error)
-            answer(RemoteError(f"{type(error).__name__}: {error}"))
+            answer(_remote(error))
         finally:
             self.meters[request.priority].add(self._loop.time())
             del self._requests[request.id]
-
-    def _ephemeral(self, message: Envelope) -> Delivery:
-        return Delivery(self, message)
 
     # Messages that go out with a transaction
 
@@ -549,3 +547,10 @@ def _message_in(item: Item) -> Envelope:
     if message.sender != item.segment.sender:
         raise ProtocolError(f"{item.segment} holds a message of {message.sender!r}")
     return message
+
+
+def _remote(error: Exception) -> DimsError:
+    """What the asker is told of an error: ours as it is, a handler's own by name."""
+    if isinstance(error, DimsError):
+        return error
+    return RemoteError(f"{type(error).__name__}: {error}")

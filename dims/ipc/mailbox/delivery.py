@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from dims.ipc.channel import REPLY
 from dims.ipc.envelope import Address, Envelope, Priority
 from dims.ipc.framing import encode_payload
 from dims.ipc.ids import derived_id
@@ -15,6 +16,8 @@ from dims.ipc.mailbox.lane import Item
 from dims.ipc.mailbox.ledger import Ledger, Statement
 from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
 
+_REPLY_NUMBER = -1
+"""Unlike that of any message which a handler sends."""
 _json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -34,6 +37,9 @@ class Desk(Protocol):
 
     def may_send(self, recipient: str, kind: str) -> None:
         """Raises RefusedError when this bot may not send that."""
+
+    def check_outgoing(self) -> None:
+        """Raises FullError when too much waits to go out already."""
 
 
 class Delivery:
@@ -56,6 +62,8 @@ class Delivery:
         """Where it stands in the mailbox; None for an ephemeral one."""
         self.message = message
         self.redelivered = redelivered
+        self.reply: Mapping[str, Any] | None = None
+        """What the transaction answers, if it does."""
         self.settled = False
         """Whether it is done with, whatever the handler does from now on."""
 
@@ -126,14 +134,14 @@ class Transaction(MutableMapping[str, Any]):
         *,
         priority: Priority = Priority.NORMAL,
         expires_s: float | None = None,
-        reply_to: Envelope | None = None,
     ) -> None:
         """Sends a durable message if and when the block ends well, exactly once.
 
-        Raises RefusedError when this bot may not, ProtocolError when it is no JSON or too large.
+        Raises RefusedError when this bot may not, FullError when too much waits to go out,
+        ProtocolError when it is no JSON or too large.
         """
-        if reply_to is None:
-            self._desk.may_send(to, kind)
+        self._desk.may_send(to, kind)
+        self._desk.check_outgoing()
         cause = self._delivery.message
         envelope = Envelope(
             derived_id(cause.id, len(self._outgoing)),
@@ -141,7 +149,7 @@ class Transaction(MutableMapping[str, Any]):
             cause.recipient,
             Address(to),
             priority,
-            reply_to.id if reply_to is not None else None,
+            None,
             body,
             correlation=cause.correlation or cause.id,
             causation=cause.id,
@@ -151,6 +159,20 @@ class Transaction(MutableMapping[str, Any]):
         encode_payload(envelope, RECORD_LIMIT_BYTES)
         self._outgoing.append(envelope)
 
+    def reply(self, body: Mapping[str, Any]) -> None:
+        """Answers a request if and when the block ends well; a durable one exactly once.
+
+        Raises RuntimeError when this message wants no reply, ProtocolError when it is no JSON.
+        """
+        request = self._delivery.message
+        if not request.wants_reply:
+            raise RuntimeError(f"this {request.kind!r} is no request: it wants no reply")
+        envelope = reply_to(request, REPLY, body)
+        encode_payload(envelope, RECORD_LIMIT_BYTES)
+        if self._delivery.item is not None:
+            self._outgoing.append(envelope)
+        self._delivery.reply = body
+
     def _statements(self) -> list[Statement]:
         changes = [Ledger.keep_value(key, value) for key, value in self._changes.items()]
         sends = [
@@ -158,3 +180,20 @@ class Transaction(MutableMapping[str, Any]):
             for envelope in self._outgoing
         ]
         return changes + sends
+
+
+def reply_to(request: Envelope, kind: str, body: Mapping[str, Any]) -> Envelope:
+    """The durable answer to a durable request. Its id is always the same, so that the second one,
+    if there is one, is known."""
+    return Envelope(
+        derived_id(request.id, _REPLY_NUMBER),
+        kind,
+        request.recipient,
+        request.sender,
+        request.priority,
+        request.id,
+        body,
+        correlation=request.correlation or request.id,
+        causation=request.id,
+        expires_s=request.expires_s,
+    )

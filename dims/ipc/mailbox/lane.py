@@ -76,6 +76,10 @@ class Lane:
         """Whether nothing of this lane is left."""
         return not (self._segments or self._ended or self.consumed or self._batch)
 
+    def knows(self, name: SegmentName) -> bool:
+        """Whether that file was added, and is not removed."""
+        return name in self._known
+
     def add(self, names: list[SegmentName]) -> None:
         """Takes note of files; those that are known are passed over."""
         for name in sorted(names):
@@ -115,7 +119,14 @@ class Lane:
         """Whether the batch got something, or another look is worth while."""
         segment = self._segments[0]
         if self._descriptor < 0:
-            self._open(segment)
+            try:
+                self._open(segment)
+            except FileNotFoundError:
+                # Removed by hand: what is behind it must come all the same.
+                _log.error("%s is gone", segment)
+                self._read = 0
+                self._leave(segment)
+                return True
         data = self._look(CHUNK_BYTES)
         found = records.scan(data, 0, BATCH)
         if not found.payloads and found.needs_bytes > len(data) == CHUNK_BYTES:
@@ -131,10 +142,11 @@ class Lane:
             # Not believed at the first look: its writer may be in the middle of it.
             self._suspect = self._read if found.rest is Rest.DAMAGED else -1
             return False
-        if self._look(max(CHUNK_BYTES, found.needs_bytes)) != data:
+        if self._look(max(CHUNK_BYTES, found.needs_bytes, len(data))) != data:
             # Something was written between the look and the end of its writer.
             return True
-        if found.rest is Rest.DAMAGED:
+        if found.rest is Rest.DAMAGED or records.resume(data, 1) is not None:
+            # A cut message has nothing behind it: then it is its length that is damaged.
             return self._quarantine(segment)
         if found.rest is Rest.CUT:
             _log.info("%s ends in a cut message of %d bytes", segment, len(data))

@@ -270,6 +270,11 @@ class Ledger:
             (after, limit),
         ).fetchall()
 
+    def outgoing_span(self) -> int:
+        """About how many messages have to go out still, and never fewer."""
+        row = self._db.execute("SELECT max(n) - min(n) + 1 FROM outgoing").fetchone()
+        return row[0] or 0
+
     def went_out(self, numbers: Iterable[int]) -> None:
         """These are in their recipients' mailboxes."""
         self._statements += [("DELETE FROM outgoing WHERE n = ?", (n,)) for n in numbers]
@@ -295,7 +300,8 @@ class Ledger:
         nothing of `statements` is kept."""
         try:
             self._write(statements)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            # The latter for half of a surrogate pair, which Python has in texts and SQLite has not.
             self.trouble = str(error)
             raise StateError(f"the mailbox's ledger cannot be written: {error}") from error
 
@@ -338,7 +344,7 @@ class Ledger:
                     "DELETE FROM seen WHERE n <= (SELECT max(n) FROM seen) - ?", (SEEN_LIMIT,)
                 )
             db.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeEncodeError):
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise

@@ -20,7 +20,7 @@ from dims.ipc.mailbox.lane import Item, Lane
 from dims.ipc.mailbox.ledger import DeadLetter, Ledger, now
 from dims.ipc.mailbox.names import LaneKey, SegmentName, parse_name
 from dims.ipc.mailbox.records import HEAD
-from dims.ipc.mailbox.segment import SegmentWriter, list_names
+from dims.ipc.mailbox.segment import SegmentWriter, list_names, remove_unborn
 from dims.layout import PRIVATE_DIR
 from dims.locks import FileLock
 
@@ -73,16 +73,19 @@ class Mailbox:
 
     def scan(self) -> list[Lane]:
         """Looks at all files; the lanes, which may all have something new."""
-        return self.notice(list_names(self.directory))
+        return self._note(map(parse_name, list_names(self.directory)))
 
     def notice(self, names: Iterable[str]) -> list[Lane]:
-        """Takes note of files by name; their lanes. Names that are no segments are passed over."""
-        by_lane: dict[LaneKey, list[SegmentName]] = {}
-        for name in names:
-            parsed = parse_name(name)
-            if parsed is not None:
-                by_lane.setdefault(parsed.lane, []).append(parsed)
-        return [self._noticed(key, found) for key, found in by_lane.items()]
+        """Takes note of files by name; their lanes. Names that are no segments are passed over.
+
+        A file that is new may have elder ones that nobody rang for, because their writer was
+        killed: so its whole lane is looked for. Raises OSError.
+        """
+        named = [name for name in map(parse_name, names) if name is not None]
+        news = {name.lane for name in named if not self._knows(name)}
+        known = [name for name in named if name.lane not in news]
+        there = map(parse_name, list_names(self.directory)) if news else ()
+        return self._note([*known, *(name for name in there if name and name.lane in news)])
 
     def settle(self, item: Item, message_id: str | None) -> None:
         """The item is done with, from the next flush of the ledger on."""
@@ -163,6 +166,17 @@ class Mailbox:
             replayed.append(letter.n)
         return replayed
 
+    def _knows(self, name: SegmentName) -> bool:
+        lane = self._lanes.get(name.lane)
+        return lane is not None and lane.knows(name)
+
+    def _note(self, names: Iterable[SegmentName | None]) -> list[Lane]:
+        by_lane: dict[LaneKey, list[SegmentName]] = {}
+        for name in names:
+            if name is not None:
+                by_lane.setdefault(name.lane, []).append(name)
+        return [self._noticed(key, found) for key, found in by_lane.items()]
+
     def _noticed(self, key: LaneKey, names: list[SegmentName]) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
@@ -180,6 +194,7 @@ class Mailbox:
 
     def _remove_consumed(self) -> None:
         """What a former reader had no time for: files that are consumed, notes without files."""
+        remove_unborn(self.directory)
         there = set(list_names(self.directory))
         progress = dict(self.ledger.segments())
         self._remove(name for name, at in progress.items() if at.done or name not in there)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
 import weakref
 from pathlib import Path
@@ -21,6 +22,7 @@ from dims.layout import PRIVATE_FILE
 
 SEGMENT_BYTES = 1024 * 1024
 """A writer begins a new file beyond this size: what is consumed can be removed by the megabyte."""
+_UNBORN = re.compile(rf"\.([0-9]+)-.*{re.escape(SUFFIX)}")
 
 
 class SegmentWriter:
@@ -89,6 +91,15 @@ def list_names(directory: Path) -> list[str]:
     """The segment files in a mailbox, by name only; raises OSError."""
     # Not Path.iterdir: it makes an object of each of what may be thousands.
     return [name for name in os.listdir(directory) if name.endswith(SUFFIX)]  # noqa: PTH208
+
+
+def remove_unborn(directory: Path) -> None:
+    """Removes the files over which their writers were killed before, or just when, they were linked
+    into place; raises OSError."""
+    for name in os.listdir(directory):  # noqa: PTH208
+        match = _UNBORN.fullmatch(name)
+        if match is not None and not Path(f"/proc/{match[1]}").exists():
+            (directory / name).unlink(missing_ok=True)
 
 
 def is_finished(descriptor: int) -> bool:
