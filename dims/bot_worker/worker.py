@@ -329,8 +329,11 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
                 # Nobody expects us and we hold nothing yet.
                 os._exit(0)
             worker.leave(None)
-        elif kind == "introduced" and worker is not None:
-            worker.mail.introduced(body)
+        elif kind == "introduced":
+            if worker is not None:
+                worker.mail.introduced(body)
+        else:
+            raise RefusedError(f"this worker does not know {kind!r}")
 
     async def answer(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if worker is None:

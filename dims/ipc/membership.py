@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dims.errors import DimsError, NotRunningError, RefusedError
-from dims.ipc.channel import CANCEL, Channel, dial
+from dims.ipc.channel import CANCEL, ERROR, Channel, dial
 from dims.ipc.envelope import Address, Envelope, Priority
 
 FIRST_RETRY_S = 0.05
@@ -27,9 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 class Membership:
-    """One process's place in the fleet. `on_order(kind, body)` gets whatever the brain says;
-    what it asks (messages that want a reply) goes to `on_request(kind, body)`, whose result or
-    DimsError is the answer. Without `on_request` every request is answered as unknown."""
+    """One process's place in the fleet.
+
+    `on_order(kind, body)` gets whatever the brain says, and raises a DimsError for what it does
+    not know, which the brain is told. What the brain asks (messages that want a reply) goes to
+    `on_request(kind, body)`, whose result or DimsError is the answer; without it every request is
+    answered as unknown.
+    """
 
     def __init__(
         self,
@@ -129,9 +133,17 @@ class Membership:
             answering = asyncio.get_running_loop().create_task(self._answer(channel, message))
             self._answering.add(answering)
             answering.add_done_callback(self._answering.discard)
+        elif message.kind == ERROR:
+            _log.warning("the brain did not take what we said: %s", message.body.get("message"))
         elif message.kind != CANCEL:
             # What the brain gives up asking is answered all the same: nobody reads it.
-            self._on_order(message.kind, message.body)
+            self._heed(channel, message)
+
+    def _heed(self, channel: Channel, order: Envelope) -> None:
+        try:
+            self._on_order(order.kind, order.body)
+        except DimsError as error:
+            channel.answer(order, error)
 
     async def _know_nothing(self, kind: str, _body: Mapping[str, Any]) -> Mapping[str, Any]:
         raise RefusedError(f"{self._name} does not know {kind!r}")

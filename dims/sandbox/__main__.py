@@ -15,7 +15,7 @@ from pathlib import Path
 
 import setproctitle
 
-from dims.errors import DimsError
+from dims.errors import DimsError, RefusedError
 from dims.ipc.membership import Membership
 from dims.logs import log_service
 from dims.sandbox.server import Sandbox
@@ -61,8 +61,9 @@ def _join_fleet(options: argparse.Namespace, sandbox: Sandbox) -> asyncio.Task[N
         return None
 
     def heed(kind: str, _body: object) -> None:
-        if kind == "leave":
-            sandbox.stopped.set()
+        if kind != "leave":
+            raise RefusedError(f"the sandbox does not know {kind!r}")
+        sandbox.stopped.set()
 
     bond = Membership(options.notify, options.unit, options.incarnation, heed)
 

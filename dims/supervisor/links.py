@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dims.errors import DimsError, NotRunningError, ProtocolError
-from dims.ipc.channel import CANCEL, Channel, listen
+from dims.ipc.channel import CANCEL, ERROR, Channel, listen
 from dims.ipc.envelope import Address, Envelope, Priority
 from dims.supervisor.facts import Incarnation, UnitId
 
@@ -39,7 +39,7 @@ class LinkNews(Protocol):
     def heard(
         self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
     ) -> None:
-        """A known process said something."""
+        """A known process said something; raises a DimsError for what is unknown."""
 
     def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to what a known process asked; raises a DimsError, which is answered."""
@@ -133,7 +133,7 @@ class Links:
         if known is not None and message.wants_reply:
             self._answer(channel, known[0], message)
         elif known is not None:
-            self._tell(*known, message)
+            self._tell(channel, *known, message)
         elif channel in self._waiting:
             self._waiting[channel][2].append(message)
         elif message.kind == "hello" and channel in self._strangers:
@@ -165,14 +165,22 @@ class Links:
         self._by_unit[unit] = channel
         channel.say("welcome", self._news.welcome(unit), priority=Priority.URGENT)
         for message in early:
-            self._tell(unit, incarnation, message)
+            self._tell(channel, unit, incarnation, message)
 
-    def _tell(self, unit: UnitId, incarnation: Incarnation, message: Envelope) -> None:
+    def _tell(
+        self, channel: Channel, unit: UnitId, incarnation: Incarnation, message: Envelope
+    ) -> None:
         if message.kind == CANCEL:
             # What is asked here is answered at once: there is nothing to give up.
             return
+        if message.kind == ERROR:
+            _log.warning("%s did not take what we said: %s", unit, message.body.get("message"))
+            return
         try:
             self._news.heard(unit, incarnation, message.kind, message.body)
+        except DimsError as error:
+            _log.warning("%s said an unknown %r", unit, message.kind)
+            channel.answer(message, error)
         except (KeyError, TypeError, ValueError) as error:
             # A worker runs foreign code: what it says may be anything, and must hurt only itself.
             _log.warning("%s said a malformed %r: %r", unit, message.kind, error)

@@ -323,7 +323,8 @@ class ProcessSupervisor:
     def heard(
         self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
     ) -> None:
-        """A worker, zygote or service said something. Raises KeyError, TypeError, ValueError."""
+        """A worker, zygote or service said something. Raises KeyError, TypeError, ValueError, or
+        RefusedError for what this brain does not know."""
         match kind:
             case "heartbeat":
                 names = ("unshared_bytes", "loop_lag_s", "updates")
@@ -340,7 +341,7 @@ class ProcessSupervisor:
             case "forked" | "fork_failed" | "exited" | "all_told" if unit == ZYGOTE:
                 self._heard_zygote(kind, body)
             case _:
-                _log.warning("%s said an unknown %r", unit, kind)
+                raise RefusedError(f"this supervisor does not know {kind!r}")
 
     def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to what a worker asked: a DimsError, KeyError, TypeError or ValueError

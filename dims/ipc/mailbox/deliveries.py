@@ -25,6 +25,7 @@ from dims.ipc.mailbox.lane import Item, Lane
 from dims.ipc.mailbox.ledger import Ledger, Statement, now
 from dims.ipc.mailbox.mailbox import Mailbox, dead_letter
 from dims.ipc.mailbox.names import LaneKey
+from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
 from dims.ipc.mailbox.retry import RetryPolicy
 from dims.ipc.meter import Meter
 from dims.ipc.queue import PriorityQueue
@@ -39,6 +40,7 @@ RESCAN_S = 5.0
 TRY_AGAIN_S = 1.0
 """After a file or the ledger could not be used, for instance because the disk is full."""
 OUTGOING_BATCH = 100
+MOST_REASON_CHARS = 10_000
 OUTGOING_LIMIT = 100_000
 """Messages of transactions that wait for full mailboxes of others."""
 
@@ -341,7 +343,7 @@ class Deliveries:
             if delivery.settled:
                 _log.exception("the handler of %r failed after its transaction", message.kind)
                 if message.wants_reply and delivery.reply is None:
-                    await self._reply(message, ERROR, error_body(_remote(error)))
+                    await self._reply_error(message, error)
             else:
                 return await self._failed(held, error)
         if not delivery.settled:
@@ -383,6 +385,8 @@ class Deliveries:
             if failures >= self._retry.attempts:
                 self._bury(item, message, failures, reason)
                 return None
+            # Kept before the handler has it: it may not leave us the time afterwards.
+            ledger.flush()
         held = _Held(item, message, failures)
         if failures:
             self._held[item.lane] = held
@@ -391,10 +395,10 @@ class Deliveries:
     async def _failed(self, held: _Held, error: Exception) -> float | None:
         message, item = held.message, held.item
         held.failures += 1
-        reason = f"{type(error).__name__}: {error}"
+        reason = _reason(error)
         pause_s = self._retry.pause_s(held.failures, random.random())
         if isinstance(error, Undeliverable):
-            pause_s, reason = None, str(error)
+            pause_s, reason = None, _plain(str(error))
         if pause_s is not None:
             _log.warning("try %d of %r failed: %s", held.failures, message.kind, reason)
             self._held[item.lane] = held
@@ -402,7 +406,7 @@ class Deliveries:
             self._keep_soon()
             return pause_s
         if message.wants_reply:
-            await self._reply(message, ERROR, error_body(_remote(error)))
+            await self._reply_error(message, error)
         self._held.pop(item.lane, None)
         self._bury(item, message, held.failures, reason)
         return None
@@ -410,9 +414,17 @@ class Deliveries:
     async def _reply(self, request: Envelope, kind: str, body: Mapping[str, Any]) -> None:
         reply = reply_to(request, kind, body)
         try:
-            await self._office.send_payload(reply, encode_payload(reply))
+            payload = encode_payload(reply, RECORD_LIMIT_BYTES)
+            await self._office.send_payload(reply, payload)
         except RefusedError as error:
             _log.warning("no reply to %s: %s", request.sender, error)
+
+    async def _reply_error(self, request: Envelope, error: Exception) -> None:
+        try:
+            await self._reply(request, ERROR, error_body(_remote(error)))
+        except DimsError as failure:
+            # The asker's time limit tells it; its lane here must go on.
+            _log.error("no reply to %s: %s", request.sender, failure)
 
     def _bury(self, item: Item, message: Envelope | None, attempts: int, reason: str) -> None:
         _log.error("dead letter from %s: %s", item.segment.sender, reason)
@@ -553,4 +565,13 @@ def _remote(error: Exception) -> DimsError:
     """What the asker is told of an error: ours as it is, a handler's own by name."""
     if isinstance(error, DimsError):
         return error
-    return RemoteError(f"{type(error).__name__}: {error}")
+    return RemoteError(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return _plain(f"{type(error).__name__}: {error}")
+
+
+def _plain(text: str) -> str:
+    """Without half surrogate pairs, which neither SQLite nor JSON takes, and not without end."""
+    return text[:MOST_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -8,6 +8,7 @@ in the same way and gives nothing out.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Mailbox:
         except BaseException:
             self._lock.release()
             raise
+        _open.add(self)
         self._lanes: dict[LaneKey, Lane] = {}
         self._remove_consumed()
         self.scan()
@@ -65,6 +67,11 @@ class Mailbox:
         self.sweep()
         self.ledger.close()
         self._lock.release()
+        _open.discard(self)
+
+    def leave_to_parent(self) -> None:
+        """For a forked child: the lock must not outlive its parent in it."""
+        self._lock.forget()
 
     @property
     def lanes(self) -> Iterable[Lane]:
@@ -242,3 +249,14 @@ def _first_created_s(data: bytes, start: int) -> float:
         return created_s(decode_payload(found[0][0]).id)
     except ProtocolError:
         return 0.0
+
+
+_open: weakref.WeakSet[Mailbox] = weakref.WeakSet()
+
+
+def _leave_children() -> None:
+    for mailbox in tuple(_open):
+        mailbox.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_children)
