@@ -113,7 +113,7 @@ class Envelope:
         ):
             raise _fault(wire)
         priority = _PRIORITIES[prio]
-        if len(wire) == _PLAIN_KEYS:
+        if len(wire) == _PLAIN_KEYS and "prio" in wire and "body" in wire:
             return cls(id_, kind, sender, recipient, priority, None, body, version)  # type: ignore[arg-type]
         return cls(
             MessageId(id_),

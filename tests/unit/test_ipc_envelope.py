@@ -50,3 +50,21 @@ def test_ids_are_unique_and_sort_by_the_time_they_were_made() -> None:
     assert all(len(one) == 32 and int(one, 16) for one in ids)
     stamps = [one[:12] for one in ids]
     assert stamps == sorted(stamps)
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "value"),
+    [
+        ({"re": "7"}, "reply_to", "7"),
+        ({"ask": True}, "wants_reply", True),
+        ({"cid": "7"}, "correlation", "7"),
+        ({"cause": "7"}, "causation", "7"),
+        ({"exp": 7}, "expires_s", 7.0),
+        ({"try": 7}, "attempt", 7),
+    ],
+)
+@pytest.mark.parametrize("rest", [{}, {"prio": 2}, {"body": {}}, {"prio": 2, "body": {}}])
+def test_no_field_is_overlooked_whichever_others_are_left_out(
+    more: dict[str, Any], field: str, value: Any, rest: dict[str, Any]
+) -> None:
+    assert getattr(Envelope.from_wire({**WIRE, **rest, **more}), field) == value

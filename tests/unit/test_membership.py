@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dims.errors import RefusedError
 from dims.ipc.membership import Membership
 
@@ -98,9 +100,6 @@ async def test_a_brain_that_does_not_know_a_request_refuses_it(tmp_path: Path) -
         asked = await brain.next()
         body = {"type": "RefusedError", "message": "unknown", "hint": "older"}
         brain.say("error", body, re=asked["id"])
-        try:
+        with pytest.raises(RefusedError, match="unknown") as refused:
             await asking
-        except RefusedError as error:
-            assert (str(error), error.hint) == ("unknown", "older")
-        else:
-            raise AssertionError("it was not refused")
+        assert refused.value.hint == "older"
