@@ -344,6 +344,11 @@ class Deliveries:
                 _log.exception("the handler of %r failed after its transaction", message.kind)
                 if message.wants_reply and delivery.reply is None:
                     await self._reply_error(message, error)
+            elif self.ledger.trouble and not isinstance(error, Undeliverable):
+                # The disk is full, say: a try that cannot be noted is not held against a message.
+                _log.error("%r waits for the ledger: %s", message.kind, self.ledger.trouble)
+                self._held[item.lane] = replace(held, item=replace(item, again=True))
+                return TRY_AGAIN_S
             else:
                 return await self._failed(held, error)
         if not delivery.settled:
@@ -532,6 +537,9 @@ class Deliveries:
     async def _send_all_out(self) -> None:
         """In order; a recipient that refuses holds up its own messages only."""
         ledger, after = self.ledger, 0
+        if ledger.trouble:
+            # What went out before has to be noted first, or it would go out over and over.
+            ledger.commit(())
         refusing: set[Address] = set()
         refusal: DimsError | None = None
         while rows := ledger.outgoing(after, OUTGOING_BATCH):
@@ -546,7 +554,7 @@ class Deliveries:
                     refusal = error
                 else:
                     ledger.went_out([n])
-            ledger.flush()
+            ledger.commit(())
         if refusal is not None:
             raise refusal
 

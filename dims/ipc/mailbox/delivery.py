@@ -85,6 +85,7 @@ class Transaction(MutableMapping[str, Any]):
         self._delivery = delivery
         self._changes: dict[str, str | None] = {}
         self._outgoing: list[Envelope] = []
+        self._reply: Mapping[str, Any] | None = None
 
     async def __aenter__(self) -> Self:
         await self._desk.writing.acquire()
@@ -102,6 +103,7 @@ class Transaction(MutableMapping[str, Any]):
         try:
             if kind is None:
                 self._desk.finish(self._delivery, self._statements())
+                self._delivery.reply = self._reply
         finally:
             self._desk.writing.release()
 
@@ -171,7 +173,7 @@ class Transaction(MutableMapping[str, Any]):
         encode_payload(envelope, RECORD_LIMIT_BYTES)
         if self._delivery.item is not None:
             self._outgoing.append(envelope)
-        self._delivery.reply = body
+        self._reply = body
 
     def _statements(self) -> list[Statement]:
         changes = [Ledger.keep_value(key, value) for key, value in self._changes.items()]

@@ -7,6 +7,7 @@ cheap and may lag (`flush`); a handler's transaction is kept before it is answer
 
 from __future__ import annotations
 
+import ctypes
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -301,8 +302,10 @@ class Ledger:
         try:
             self._write(statements)
         except (sqlite3.Error, UnicodeEncodeError) as error:
-            # The latter for half of a surrogate pair, which Python has in texts and SQLite has not.
-            self.trouble = str(error)
+            # The latter for half of a surrogate pair, which Python has in texts and SQLite has not:
+            # that is the statement's own fault, and would be the next time.
+            if isinstance(error, sqlite3.OperationalError):
+                self.trouble = str(error)
             raise StateError(f"the mailbox's ledger cannot be written: {error}") from error
 
     def commit_settled(
@@ -325,6 +328,11 @@ class Ledger:
         """Keeps everything that can be kept, and closes the file."""
         self.flush()
         self._db.close()
+
+    def leave_to_parent(self) -> None:
+        """For a forked child: the file is never closed there, not even at its end. SQLite would
+        remove the log that the parent goes on writing, and what it commits from then on."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
 
     def _write(self, statements: Iterable[Statement]) -> None:
         db = self._db

@@ -70,8 +70,9 @@ class Mailbox:
         _open.discard(self)
 
     def leave_to_parent(self) -> None:
-        """For a forked child: the lock must not outlive its parent in it."""
+        """For a forked child: the lock must not outlive us there, nor the ledger be closed."""
         self._lock.forget()
+        self.ledger.leave_to_parent()
 
     @property
     def lanes(self) -> Iterable[Lane]:
