@@ -21,7 +21,7 @@ def wrap_body(body: Any) -> Mapping[str, Any]:
     if body is None:
         return {}
     if isinstance(body, Mapping) and tuple(body) != (_ONLY,):
-        return body
+        return body if isinstance(body, dict) else dict(body)
     return {_ONLY: body}
 
 

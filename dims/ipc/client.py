@@ -10,11 +10,19 @@ from typing import Any, Self
 
 from dims.errors import NotRunningError, RefusedError, TimedOutError
 from dims.ipc.answers import error_from
-from dims.ipc.envelope import Address, Envelope
-from dims.ipc.framing import FrameDecoder, encode
-from dims.ipc.ids import new_id
+from dims.ipc.plain import PlainDecoder, PlainMessage, encode_plain
 
 READ_BYTES = 65_536
+
+
+class _Asked:
+    """A request under way."""
+
+    __slots__ = ("id", "kind")
+
+    def __init__(self, id_: str, kind: str) -> None:
+        self.id = id_
+        self.kind = kind
 
 
 class ControlClient:
@@ -26,9 +34,9 @@ class ControlClient:
 
     def __init__(self, path: Path, *, name: str = "cli", timeout_s: float | None = 10.0) -> None:
         self._path = path
-        self._name = Address(name)
-        self._decoder = FrameDecoder()
-        self._received: list[Envelope] = []
+        self._name = name
+        self._decoder = PlainDecoder()
+        self._received: list[PlainMessage] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
         try:
@@ -71,19 +79,17 @@ class ControlClient:
         while (answer := self._receive(request, ("item", "end"))).kind == "item":
             yield dict(answer.body)
 
-    def _send(self, kind: str, body: Mapping[str, Any]) -> Envelope:
-        request = Envelope(
-            new_id(), kind, self._name, Address("server"), body=body, wants_reply=True
-        )
+    def _send(self, kind: str, body: Mapping[str, Any]) -> _Asked:
+        request, frame = encode_plain(kind, body, sender=self._name, to="server", wants_reply=True)
         try:
-            self._socket.sendall(encode(request))
+            self._socket.sendall(frame)
         except TimeoutError as error:
             raise TimedOutError(f"{self._path} does not read") from error
         except (BrokenPipeError, ConnectionResetError) as error:
             # The server may have said why before it closed: _receive finds that answer.
             if not self._decoder.pending_bytes and not self._peek():
                 raise NotRunningError(f"{self._path} closed the connection") from error
-        return request
+        return _Asked(request, kind)
 
     def _peek(self) -> bool:
         try:
@@ -91,7 +97,7 @@ class ControlClient:
         except OSError:
             return False
 
-    def _receive(self, request: Envelope, kinds: tuple[str, ...]) -> Envelope:
+    def _receive(self, request: _Asked, kinds: tuple[str, ...]) -> PlainMessage:
         while True:
             while self._received:
                 answer = self._received.pop(0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NewType
+from typing import Annotated, Any, NewType
+
+import msgspec
 
 from dims.errors import ProtocolError
 
@@ -29,12 +30,34 @@ class Priority(IntEnum):
     LOW = 3
 
 
-_PRIORITIES = {int(priority): priority for priority in Priority}
-_NO_BODY: dict[str, Any] = {}
+def _version() -> int:
+    # A factory and not a default: defaults are left out, and the version is always told.
+    return VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Envelope(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    # Bodies come out of a JSON decoder or go into an encoder: there are no cycles to collect.
+    gc=False,
+    rename={
+        "sender": "from",
+        "recipient": "to",
+        "priority": "prio",
+        "reply_to": "re",
+        "version": "v",
+        "wants_reply": "ask",
+        "correlation": "cid",
+        "causation": "cause",
+        "expires_s": "exp",
+        "attempt": "try",
+    },
+):
     """A message: what it is (`kind`), from whom to whom, how urgent, and a JSON object `body`.
 
     `id` orders by time of creation (see `dims.ipc.ids`).
@@ -46,19 +69,19 @@ class Envelope:
     `attempt` counts deliveries to a handler from 1; the reader sets it.
     """
 
-    id: MessageId
-    kind: str
-    sender: Address
-    recipient: Address
+    id: Annotated[MessageId, msgspec.Meta(min_length=1)]
+    kind: _Text
+    sender: Annotated[Address, msgspec.Meta(min_length=1)]
+    recipient: Annotated[Address, msgspec.Meta(min_length=1)]
     priority: Priority = Priority.NORMAL
     reply_to: MessageId | None = None
-    body: Mapping[str, Any] = field(default_factory=dict)
-    version: int = VERSION
+    body: Mapping[str, Any] = {}
+    version: _Positive = msgspec.field(default_factory=_version)
     wants_reply: bool = False
     correlation: MessageId | None = None
     causation: MessageId | None = None
     expires_s: float | None = None
-    attempt: int = 1
+    attempt: _Positive = 1
 
     @property
     def created_s(self) -> float:
@@ -66,29 +89,10 @@ class Envelope:
         return created_s(self.id)
 
     def to_wire(self) -> dict[str, Any]:
-        """The envelope as a JSON object with short keys; what has its default is left out."""
-        wire: dict[str, Any] = {
-            "v": self.version,
-            "id": self.id,
-            "kind": self.kind,
-            "from": self.sender,
-            "to": self.recipient,
-            "prio": int(self.priority),
-            "body": self.body,
-        }
-        if self.reply_to is not None:
-            wire["re"] = self.reply_to
-        if self.wants_reply:
-            wire["ask"] = True
-        if self.correlation is not None:
-            wire["cid"] = self.correlation
-        if self.causation is not None:
-            wire["cause"] = self.causation
-        if self.expires_s is not None:
-            wire["exp"] = self.expires_s
-        if self.attempt != 1:
-            wire["try"] = self.attempt
-        return wire
+        """The envelope as a JSON object with short keys; what has its default is left out, except
+        priority and body."""
+        wire: dict[str, Any] = msgspec.to_builtins(self)
+        return {**wire, "prio": int(self.priority), "body": self.body}
 
     @classmethod
     def from_wire(cls, wire: object) -> Envelope:
@@ -97,43 +101,10 @@ class Envelope:
         Raises ProtocolError when a field is missing or of a wrong type; extra keys are ignored,
         so that an older reader understands a newer writer.
         """
-        if type(wire) is not dict:
-            raise ProtocolError("a message must be a JSON object")
-        get = wire.get
-        id_, kind, sender, recipient = get("id"), get("kind"), get("from"), get("to")
-        version, body, prio = get("v"), get("body", _NO_BODY), get("prio", 2)
-        # One expression, because every message of every channel comes through here.
-        if not (
-            type(id_) is type(kind) is type(sender) is type(recipient) is str
-            and (id_ and kind and sender and recipient)
-            and type(version) is type(prio) is int
-            and version > 0
-            and prio in _PRIORITIES
-            and type(body) is dict
-        ):
-            raise _fault(wire)
-        priority = _PRIORITIES[prio]
-        if len(wire) == _PLAIN_KEYS and "prio" in wire and "body" in wire:
-            return cls(id_, kind, sender, recipient, priority, None, body, version)  # type: ignore[arg-type]
-        return cls(
-            MessageId(id_),
-            kind,
-            Address(sender),
-            Address(recipient),
-            priority,
-            _optional_id(wire, "re"),
-            body,
-            version,
-            _optional(wire, "ask", bool, False),
-            _optional_id(wire, "cid"),
-            _optional_id(wire, "cause"),
-            _moment(wire),
-            _attempt(wire),
-        )
-
-
-_PLAIN_KEYS = 7
-"""Keys of a message that has all its needed fields and no other."""
+        try:
+            return msgspec.convert(wire, cls)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"a message with a wrong field: {error}") from error
 
 
 def created_s(id_: str) -> float:
@@ -144,44 +115,3 @@ def created_s(id_: str) -> float:
         return int(id_[:_TIME_DIGITS], 16) / 1000
     except ValueError:
         return 0.0
-
-
-def _fault(wire: Mapping[str, Any]) -> ProtocolError:
-    """Which of the needed fields is wrong."""
-    for key in ("id", "kind", "from", "to"):
-        if not isinstance(wire.get(key), str) or not wire[key]:
-            return ProtocolError(f"a message needs a non-empty text {key!r}")
-    version = wire.get("v")
-    if type(version) is not int or version < 1:
-        return ProtocolError("a message needs a version 'v' of 1 or more")
-    if type(wire.get("body", {})) is not dict:
-        return ProtocolError("a message's 'body' must be a JSON object")
-    return ProtocolError("a message's 'prio' must be 0, 1, 2 or 3")
-
-
-def _optional(wire: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = wire.get(key, default)
-    if type(value) is not kind:
-        raise ProtocolError(f"a message's {key!r} must be a {kind.__name__}")
-    return value
-
-
-def _optional_id(wire: Mapping[str, Any], key: str) -> MessageId | None:
-    value = wire.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ProtocolError(f"a message's {key!r} must be a text")
-    return None if value is None else MessageId(value)
-
-
-def _moment(wire: Mapping[str, Any]) -> float | None:
-    value = wire.get("exp")
-    if value is not None and type(value) not in (int, float):
-        raise ProtocolError("a message's 'exp' must be a number of seconds")
-    return None if value is None else float(value)
-
-
-def _attempt(wire: Mapping[str, Any]) -> int:
-    value: int = _optional(wire, "try", int, 1)
-    if value < 1:
-        raise ProtocolError("a message's 'try' must be 1 or more")
-    return value

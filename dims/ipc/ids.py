@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
+from typing import TYPE_CHECKING, cast
 
-from dims.ipc.envelope import MessageId
+if TYPE_CHECKING:
+    # Not at run time: envelopes need the fast codec, and the processes that must start at once
+    # make ids too.
+    from dims.ipc.envelope import MessageId
+
+_DIGITS = 20
+_POOL_BYTES = 4_000
+
+
+class _Pool:
+    """Random digits for some hundred ids: asking the system for each costs as much as the rest."""
+
+    __slots__ = ("digits", "position")
+
+    def __init__(self) -> None:
+        self.digits = ""
+        self.position = 0
+
+    def take(self) -> str:
+        start = self.position
+        if start >= len(self.digits):
+            self.digits = os.urandom(_POOL_BYTES).hex()
+            start = 0
+        self.position = start + _DIGITS
+        return self.digits[start : self.position]
+
+    def forget(self) -> None:
+        """A forked child must not make the ids that its parent makes."""
+        self.digits = ""
+        self.position = 0
+
+
+_pool = _Pool()
+os.register_at_fork(after_in_child=_pool.forget)
 
 
 def new_id() -> MessageId:
     """32 hex digits: 48 bits of milliseconds since 1970, then 80 random bits (as UUIDv7 does)."""
-    return MessageId(f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}")
-
-
-def derived_id(cause: MessageId, number: int) -> MessageId:
-    """The id of the `number`-th message that the handling of `cause` makes: the same every time,
-    so that a handling that is done again makes no second message. Sorts with its cause."""
-    digest = hashlib.blake2s(f"{cause}/{number}".encode(), digest_size=10).hexdigest()
-    return MessageId(f"{cause[:12]:0<12}{digest}")
+    return cast("MessageId", f"{time.time_ns() // 1_000_000:012x}{_pool.take()}")

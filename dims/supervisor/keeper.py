@@ -32,9 +32,7 @@ from dims.errors import (
     ProtocolError,
     StateError,
 )
-from dims.ipc.envelope import Address, Envelope
-from dims.ipc.framing import FrameDecoder, encode
-from dims.ipc.ids import new_id
+from dims.ipc.plain import PlainDecoder, PlainMessage, encode_plain
 from dims.layout import PRIVATE_FILE, Layout
 from dims.locks import FileLock
 from dims.prctl import become_subreaper, forbid_dumps
@@ -72,7 +70,7 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._exits: dict[tuple[int, int], Exit] = {}
         self._link: socket.socket | None = None
-        self._decoder = FrameDecoder()
+        self._decoder = PlainDecoder()
         self._brain_pid = 0
         self._brain_at_s = 0.0
         self._brain_tries = 0
@@ -174,7 +172,7 @@ class Keeper:
         self._link = socket.socket(fileno=_high(ours.detach()))
         self._link.setblocking(False)
         self._unsent.clear()
-        self._decoder = FrameDecoder()
+        self._decoder = PlainDecoder()
         self._selector.register(self._link, selectors.EVENT_READ)
         argv = [
             *(sys.executable, "-m", "dims.supervisor.brain"),
@@ -238,7 +236,7 @@ class Keeper:
             # Its end is reaped soon; without a link it can order nothing.
             self._drop_link()
 
-    def _heed(self, message: Envelope) -> None:
+    def _heed(self, message: PlainMessage) -> None:
         body = message.body
         match message.kind:
             case "spawn":
@@ -266,10 +264,10 @@ class Keeper:
     def _say(self, kind: str, body: Mapping[str, Any]) -> None:
         if self._link is None:
             return
-        message = Envelope(new_id(), kind, Address("keeper"), Address("brain"), body=body)
+        _, frame = encode_plain(kind, body, sender="keeper", to="brain")
         if len(self._unsent) < UNSENT_LIMIT_BYTES:
             # What is dropped beyond it are exits, which the next brain is told again.
-            self._unsent += encode(message)
+            self._unsent += frame
             self._flush()
 
     def _flush(self) -> None:

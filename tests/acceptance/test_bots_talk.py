@@ -187,7 +187,7 @@ async def command(event):
             case "own":
                 said = await bot.request(bot.id, "own", 7, durable=rest == "durable")
             case "badbody":
-                said = await bot.send(bot.id, "own", {1, 2})
+                said = await bot.send(bot.id, "own", object())
             case "badkind":
                 said = await bot.send(bot.id, "reply", {})
     except Exception as error:

@@ -162,7 +162,7 @@ async def test_what_may_not_or_cannot_be_sent_is_refused_within_the_block(tmp_pa
             with pytest.raises(ProtocolError, match="limit"):
                 tx.send("b", "n", {"text": "x" * RECORD_LIMIT_BYTES})
             with pytest.raises(ProtocolError, match="JSON"):
-                tx.send("b", "n", {"set": {1}})
+                tx.send("b", "n", {"set": object()})
             with pytest.raises(RuntimeError, match="no request"):
                 tx.reply({})
             tx.send("b", "good", {})

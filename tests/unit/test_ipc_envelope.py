@@ -40,7 +40,7 @@ def test_a_field_of_a_wrong_kind_is_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("wire", [None, [], "x", 1])
 def test_what_is_no_object_is_refused(wire: object) -> None:
-    with pytest.raises(ProtocolError, match="JSON object"):
+    with pytest.raises(ProtocolError, match="Expected `object`"):
         Envelope.from_wire(wire)
 
 

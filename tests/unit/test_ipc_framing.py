@@ -39,7 +39,7 @@ def test_what_was_encoded_is_decoded() -> None:
     decoder.finish()
 
 
-@pytest.mark.parametrize("body", [{"a": float("nan")}, {"a": b"bytes"}, {"a": "\ud800"}])
+@pytest.mark.parametrize("body", [{"a": float("nan")}, {"a": object()}, {"a": "\ud800"}])
 def test_what_is_no_json_is_refused_before_it_is_sent(body: dict) -> None:
     with pytest.raises(ProtocolError, match="'status' is not JSON"):
         encode(message(**body))

@@ -6,10 +6,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from post import letter
 
 from dims.errors import FullError, ProtocolError, RefusedError, StateError
@@ -119,7 +119,9 @@ async def test_many_are_sent_to_each_priority_whole(tmp_path: Path) -> None:
 async def test_one_that_cannot_be_encoded_keeps_all_of_its_lot_back(tmp_path: Path) -> None:
     async with writing(tmp_path) as writer:
         with pytest.raises(ProtocolError):
-            await writer.send_many([letter(1), replace(letter(1), body={"set": {1}}), letter(2)])
+            await writer.send_many(
+                [letter(1), replace(letter(1), body={"set": object()}), letter(2)]
+            )
         assert there(tmp_path) == []
 
 
@@ -178,7 +180,7 @@ async def test_a_disk_that_refuses_is_said_so(tmp_path: Path, *, waits_for_disk:
 
 
 async def test_what_is_too_large_or_no_json_harms_no_other(tmp_path: Path) -> None:
-    bodies = [{"text": "x" * RECORD_LIMIT_BYTES}, {"set": {1}}, {"nan": float("nan")}]
+    bodies = [{"text": "x" * RECORD_LIMIT_BYTES}, {"set": object()}, {"nan": float("nan")}]
     async with writing(tmp_path) as writer:
         bad = [replace(letter(1), body=body) for body in bodies]
         results = await asyncio.gather(

@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import msgspec
+
 from dims.errors import DimsError, FullError, ProtocolError, RefusedError, RemoteError, StateError
 from dims.ipc.answers import error_body
 from dims.ipc.channel import ERROR, REPLY
@@ -330,7 +332,7 @@ class Deliveries:
             held = first
         message = held.message
         if message.attempt != held.failures + 1:
-            message = replace(message, attempt=held.failures + 1)
+            message = msgspec.structs.replace(message, attempt=held.failures + 1)
         again = item.again or held.failures > 0
         delivery = Delivery(self, message, redelivered=again, item=item)
         try:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from dims.ipc.channel import REPLY
 from dims.ipc.envelope import Address, Envelope, Priority
 from dims.ipc.framing import encode_payload
-from dims.ipc.ids import derived_id
+from dims.ipc.mailbox.derived import derived_id
 from dims.ipc.mailbox.lane import Item
 from dims.ipc.mailbox.ledger import Ledger, Statement
 from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
