@@ -56,7 +56,12 @@ class Channel(asyncio.Protocol):
         self._full = False
         self._said_this_turn = False
         self._queue: PriorityQueue[bytes] = PriorityQueue()
-        self._asked: dict[MessageId, asyncio.Future[Envelope]] = {}
+        self._asked: dict[MessageId, _Asked] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+        """When the timer rings, in loop time."""
+        self._in_burst = False
+        """Whether the last chunk held more than one message."""
         self._why = ""
         self.peer: Peer | None = None
         """Who is at the other end; None before the connection is made."""
@@ -133,19 +138,21 @@ class Channel(asyncio.Protocol):
         """
         if not self.is_open:
             raise NotRunningError(f"no link to {envelope.recipient}")
-        answer: asyncio.Future[Envelope] = self._loop.create_future()
-        self._asked[envelope.id] = answer
-        # Not asyncio.timeout, which costs as much again as all of our own work here.
-        timer = self._loop.call_later(timeout_s, self._give_up, envelope, timeout_s)
+        asked = _Asked(envelope, timeout_s, self._loop)
+        self._asked[envelope.id] = asked
+        if self._timer is None or asked.due_s < self._due_s:
+            self._ring_at(asked.due_s)
         try:
-            self.post(envelope)
-            reply = await answer
+            if len(self._asked) == 1:
+                self._post_at_once(envelope)
+            else:
+                self.post(envelope)
+            reply = await asked.answer
         except asyncio.CancelledError:
             self._cancel(envelope)
             raise
         finally:
-            timer.cancel()
-            self._asked.pop(envelope.id, None)
+            del self._asked[envelope.id]
         if reply.kind == ERROR:
             raise error_from(reply.body)
         return reply
@@ -156,7 +163,12 @@ class Channel(asyncio.Protocol):
             kind, body = ERROR, error_body(body)
         else:
             kind = REPLY
-        self.say(kind, body, to=request.sender, priority=request.priority, reply_to=request.id)
+        to, priority = request.sender, request.priority
+        reply = Envelope(new_id(), kind, self._name, to, priority, request.id, body)
+        if self._in_burst:
+            self.post(reply)
+        else:
+            self._post_at_once(reply)
 
     def close(self) -> None:
         """Ends the link after all that was said before; closing twice is fine."""
@@ -188,6 +200,7 @@ class Channel(asyncio.Protocol):
             self._why = str(error)
             self.abort()
             return
+        self._in_burst = len(envelopes) > 1
         for envelope in envelopes:
             if envelope.reply_to is not None and self._is_awaited(envelope):
                 continue
@@ -214,13 +227,24 @@ class Channel(asyncio.Protocol):
             self._why = str(exc)
         if not self._why and self._decoder.pending_bytes:
             self._why = "the stream ended inside a frame"
-        for answer in self._asked.values():
-            if not answer.done():
+        if self._timer is not None:
+            self._timer.cancel()
+        for asked in self._asked.values():
+            if not asked.answer.done():
                 why = f": {self._why}" if self._why else ""
-                answer.set_exception(NotRunningError(f"the link ended before the answer{why}"))
+                lost = NotRunningError(f"the link ended before the answer{why}")
+                asked.answer.set_exception(lost)
         self._on_lost(self, self._why)
 
     # Sending
+
+    def _post_at_once(self, envelope: Envelope) -> None:
+        """As `post`, without a look at what else this turn may bring: for a lone question or
+        answer, whose other end waits."""
+        if self._full or self._queue or self._said_this_turn:
+            self.post(envelope)
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(envelope))
 
     def _end_of_turn(self) -> None:
         self._said_this_turn = False
@@ -228,38 +252,68 @@ class Channel(asyncio.Protocol):
             self._send_waiting()
 
     def _send_waiting(self) -> None:
-        while self._queue and not self._full and self._transport is not None:
+        transport = self._transport
+        while (
+            self._queue and not self._full and transport is not None and not transport.is_closing()
+        ):
             batch = [self._queue.pop()]
             size_bytes = len(batch[0])
             while self._queue and size_bytes < BATCH_BYTES:
                 batch.append(self._queue.pop())
                 size_bytes += len(batch[-1])
-            self._transport.write(b"".join(batch))
+            transport.write(b"".join(batch))
 
     # Requests
 
     def _is_awaited(self, reply: Envelope) -> bool:
-        answer = self._asked.get(reply.reply_to) if reply.reply_to is not None else None
-        if answer is None or reply.kind not in (REPLY, ERROR):
+        asked = self._asked.get(reply.reply_to) if reply.reply_to is not None else None
+        if asked is None or reply.kind not in (REPLY, ERROR):
             return False
-        if not answer.done():
-            answer.set_result(reply)
+        if not asked.answer.done():
+            asked.answer.set_result(reply)
         return True
 
-    def _give_up(self, request: Envelope, timeout_s: float) -> None:
-        answer = self._asked.get(request.id)
-        if answer is not None and not answer.done():
-            what = (
-                f"no answer to {request.kind!r} from {request.recipient} within {timeout_s:.3g} s"
-            )
-            answer.set_exception(TimedOutError(what))
-            self._cancel(request)
+    def _ring_at(self, due_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_s = due_s
+        self._timer = self._loop.call_at(due_s, self._rang)
+
+    def _rang(self) -> None:
+        """Gives up what is due. One timer for all requests: arming one for each would cost as much
+        as all of our own work in a request, and nearly none ever rings."""
+        self._timer = None
+        now_s = self._loop.time()
+        for asked in tuple(self._asked.values()):
+            if asked.due_s <= now_s and not asked.answer.done():
+                request = asked.request
+                what = f"no answer to {request.kind!r} from {request.recipient}"
+                late = TimedOutError(f"{what} within {asked.timeout_s:.3g} s")
+                asked.answer.set_exception(late)
+                self._cancel(request)
+        waiting = [asked.due_s for asked in self._asked.values() if not asked.answer.done()]
+        if waiting:
+            self._ring_at(min(waiting))
 
     def _cancel(self, request: Envelope) -> None:
         if self.is_open:
             self.say(
                 CANCEL, {}, to=request.recipient, priority=Priority.URGENT, reply_to=request.id
             )
+
+
+class _Asked:
+    """A request under way."""
+
+    __slots__ = ("answer", "due_s", "request", "timeout_s")
+
+    def __init__(
+        self, request: Envelope, timeout_s: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.request = request
+        self.timeout_s = timeout_s
+        self.due_s = loop.time() + timeout_s
+        self.answer: asyncio.Future[Envelope] = loop.create_future()
 
 
 async def dial(path: str, make: Callable[[], Channel]) -> Channel:

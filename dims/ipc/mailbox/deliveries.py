@@ -188,6 +188,11 @@ class Deliveries:
 
     def ask(self, request: Envelope, answer: Answer) -> None:
         """A request that came over a socket; `answer` is called once, unless it is cancelled."""
+        if not self._ready and len(self._tasks) < self._slots and not self._closing:
+            work = self._run_request(request, answer)
+            if work is not None:
+                self._begin(work)
+            return
         self._ready.push(request.priority, lambda: self._run_request(request, answer))
         self._pump()
 
