@@ -66,8 +66,12 @@ class FileLock:
                 break
             # The former holder removed the file between our open and our lock.
             os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise StateError(f"cannot write {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
     def release(self) -> None:

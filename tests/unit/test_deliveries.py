@@ -10,8 +10,8 @@ import pytest
 from post import LAST, letter, put, working
 
 from dims.ipc.envelope import Priority
-from dims.ipc.mailbox.deliveries import URGENT_SLOTS
 from dims.ipc.mailbox.delivery import Delivery
+from dims.ipc.mailbox.pool import URGENT_SLOTS
 from dims.ipc.mailbox.segment import list_names
 
 URGENT, LOW = Priority.URGENT, Priority.LOW

@@ -13,9 +13,10 @@ from post import LIMIT_S, Clerk, Handle, letter, working
 
 from dims.errors import DimsError, RefusedError, RemoteError
 from dims.ipc.envelope import Envelope, Priority
-from dims.ipc.mailbox.deliveries import URGENT_SLOTS, Deliveries
+from dims.ipc.mailbox.deliveries import Deliveries
 from dims.ipc.mailbox.delivery import Delivery
 from dims.ipc.mailbox.ledger import now
+from dims.ipc.mailbox.pool import URGENT_SLOTS
 from dims.ipc.mailbox.retry import RetryPolicy
 
 URGENT = Priority.URGENT
@@ -94,7 +95,7 @@ async def test_a_sender_comes_again_after_all_of_its_messages_were_handled() -> 
         for n in range(3):
             deliveries.offer(letter(n), clerk.tell)
             await clerk.until(lambda n=n: len(clerk.done) == n + 1)  # type: ignore[misc]
-            await deliveries._idle.wait()
+            await deliveries._pool._idle.wait()
         assert clerk.numbers == [0, 1, 2]
 
 
@@ -147,7 +148,7 @@ async def test_a_request_that_is_given_up_is_cancelled_and_not_answered() -> Non
         await clerk.until(lambda: clerk.came)
         deliveries.cancel(request.id)
         await cancelled.wait()
-        await deliveries._idle.wait()
+        await deliveries._pool._idle.wait()
         assert not asker.answers[1].done()
         deliveries.cancel(request.id)
 

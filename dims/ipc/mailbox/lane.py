@@ -178,7 +178,7 @@ class Lane:
 
     def _quarantine(self, segment: SegmentName) -> bool:
         """What stands here is no message: it is given out as such, up to the next that is one."""
-        data = self._look(2**31)
+        data = self._look(os.fstat(self._descriptor).st_size)
         sound = records.resume(data, 1)
         bad = data if sound is None else data[:sound]
         what = f"{len(bad)} bytes at {self._read} of {segment} are no message"

@@ -25,6 +25,11 @@ killed between writing and noting that, and then does so at its next start: the 
 DEAD_LIMIT = 10_000
 """Dead letters kept; the oldest go."""
 _TRIM_EVERY = 10_000
+WAL_TIDY_BYTES = 256 * 1024
+WAL_MOST_BYTES = 16 * 1024 * 1024
+"""The write-ahead log is taken over into the file when it is longer than the first and nobody
+waits, or longer than the second."""
+_LOOK_EVERY = 64
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
@@ -109,6 +114,8 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
             self._db.execute("PRAGMA cache_size = -512")
+            # A checkpoint waits for the disk, for milliseconds: `tidy` does it when nobody waits.
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise StateError(f"{path} was written by a newer DIMS", hint="upgrade DIMS")
@@ -127,6 +134,8 @@ class Ledger:
         self._statements: list[Statement] = []
         self._counts: dict[str, int] = {}
         self._since_trim = _TRIM_EVERY
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._writes = 0
         self.trouble = ""
         rows = self._db.execute("SELECT name, settled, taken, done FROM segments")
         for name, settled, taken, done in rows:
@@ -271,6 +280,10 @@ class Ledger:
             (after, limit),
         ).fetchall()
 
+    def note(self, statement: Statement) -> None:
+        """Keeps a statement with the next commit, whatever that is for."""
+        self._statements.append(statement)
+
     def outgoing_span(self) -> int:
         """About how many messages have to go out still, and never fewer."""
         row = self._db.execute("SELECT max(n) - min(n) + 1 FROM outgoing").fetchone()
@@ -324,6 +337,19 @@ class Ledger:
             self._seen.pop(message_id, None)
             raise
 
+    def tidy(self) -> None:
+        """Takes the write-ahead log over; some milliseconds, for a moment when nobody waits."""
+        self._take_over(WAL_TIDY_BYTES)
+
+    def _take_over(self, longer_than_bytes: int) -> None:
+        try:
+            if self._wal.stat().st_size > longer_than_bytes:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except FileNotFoundError:
+            return
+        except sqlite3.Error as error:
+            self.trouble = str(error)
+
     def close(self) -> None:
         """Keeps everything that can be kept, and closes the file."""
         self.flush()
@@ -363,6 +389,9 @@ class Ledger:
         self._counts.clear()
         self._statements.clear()
         self.trouble = ""
+        self._writes += 1
+        if self._writes % _LOOK_EVERY == 0:
+            self._take_over(WAL_MOST_BYTES)
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:

@@ -79,6 +79,10 @@ class Mailbox:
         """All lanes that have files."""
         return self._lanes.values()
 
+    def lane(self, key: LaneKey) -> Lane | None:
+        """The lane of that key, if it has files now."""
+        return self._lanes.get(key)
+
     def scan(self) -> list[Lane]:
         """Looks at all files; the lanes, which may all have something new."""
         return self._note(map(parse_name, list_names(self.directory)))

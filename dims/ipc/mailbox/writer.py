@@ -126,7 +126,11 @@ class MailWriter:
         """The next file there; raises OSError."""
         segment = SegmentWriter.create(directory, self._writer, priority)
         if self._waits_for_disk:
-            sync_directory(directory)
+            try:
+                sync_directory(directory)
+            except OSError:
+                segment.close()
+                raise
         return segment
 
     def room(self, directory: Path) -> _Room:

@@ -1,0 +1,48 @@
+"""Whose mail it is: what deliveries ask of the recipient, and how its errors read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dims.errors import DimsError, RemoteError
+from dims.ipc.envelope import Envelope
+from dims.ipc.mailbox.delivery import Delivery
+
+MOST_REASON_CHARS = 10_000
+
+
+class Office(Protocol):
+    """What the recipient does with messages."""
+
+    def knows(self, kind: str) -> bool:
+        """Whether there is a handler for messages of this kind."""
+
+    def permits(self, sender: str, kind: str) -> bool:
+        """Whether this sender may send that here."""
+
+    def may_send(self, recipient: str, kind: str) -> None:
+        """Raises RefusedError when the recipient of this mailbox may not send that."""
+
+    async def handle(self, delivery: Delivery) -> Mapping[str, Any] | None:
+        """Runs the handler; its result is the body of a reply where one is wanted. May raise
+        anything; `Undeliverable` when another try cannot help."""
+
+    async def send_payload(self, envelope: Envelope, payload: bytes) -> None:
+        """Puts a durable message into another mailbox; raises a DimsError."""
+
+
+class Undeliverable(DimsError):  # noqa: N818 (a verdict on a message, not a fault of ours)
+    """No handler will ever take this message: no second try."""
+
+
+def remote(error: Exception) -> DimsError:
+    """What the asker is told of an error: ours as it is, a handler's own by name."""
+    return error if isinstance(error, DimsError) else RemoteError(reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a handler failed, for operators."""
+    text = str(error) if isinstance(error, Undeliverable) else f"{type(error).__name__}: {error}"
+    # Without half surrogate pairs, which neither SQLite nor JSON takes, and not without end.
+    return text[:MOST_REASON_CHARS].encode("utf-8", "replace").decode()
