@@ -33,7 +33,7 @@ from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
 from dims.ipc.mailbox.retry import RetryPolicy
 
 LAZY_S = 0.02
-LAZY_MESSAGES = 64
+LAZY_MESSAGES = 100
 """Settled messages are kept within this time and number: a crash makes no more of them doubtful."""
 RESCAN_S = 5.0
 """Between two looks at all files, for bells that were lost and writers that ended in silence."""

@@ -18,7 +18,7 @@ from dims.ipc.mailbox.names import LaneKey, SegmentName
 from dims.ipc.mailbox.records import HEAD, Rest
 from dims.ipc.mailbox.segment import is_finished
 
-BATCH = 32
+BATCH = 64
 """Messages read ahead. Each batch is noted as given out in one commit, before its first message
 is: more would make that cheaper still, and what a crash makes doubtful larger."""
 CHUNK_BYTES = 32_768
