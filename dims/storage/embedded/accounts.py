@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from dims.errors import ServiceError
 
 POSTGRES_ACCOUNTS = ("postgres", "dims", "nobody")
-VALKEY_ACCOUNTS = ("valkey", "redis", "dims", "nobody")
-"""Whom root takes, the first that exists. `nobody` is last: others run as nobody, too, and users
-who are one and the same reach each other's files."""
+VALKEY_ACCOUNTS = ("valkey", "redis", "dims", "postgres", "nobody")
+"""Whom root takes, the first that exists. `nobody` is last: others run as nobody, too, and who is
+the same user reaches the files and the socket, where only the password is left to stop it."""
 
 
 @dataclass(frozen=True, slots=True)

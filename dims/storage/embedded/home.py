@@ -129,11 +129,25 @@ def check_data(data: Path, account: Account | None) -> None:
 
 
 def _root_home(state: Path, system: Path) -> Path:
-    _make_directory(system, 0o755)
+    _make_system(system)
     root = _pointed(state, system)
     _make_directory(root, PASSABLE)
     _claim(root, state.resolve())
     return root
+
+
+def _make_system(system: Path) -> None:
+    """Makes the one directory that others may name; one that exists is looked at, not changed."""
+    try:
+        system.mkdir(mode=PRIVATE_DIR)
+        system.chmod(0o755)
+    except FileExistsError:
+        info = system.stat()
+        if info.st_uid != 0 or info.st_mode & 0o022 or not info.st_mode & 0o001:
+            raise ServiceError(
+                f"{system} is to be root's, to be entered by all and changed by nobody else",
+                hint=f"chown root {system}; chmod 755 {system}",
+            ) from None
 
 
 def _pointed(state: Path, system: Path) -> Path:

@@ -145,9 +145,7 @@ class EmbeddedPostgres(EmbeddedServer):
         """As every server's."""
         self.home.socket(f".s.PGSQL.{PORT}.lock")
         with self.alone() as descriptor:
-            # No process of a former server is left, so this one lies; and should its pid be
-            # another's by now, as happens in containers, postgres would refuse to start.
-            (self.home.data / "postmaster.pid").unlink(missing_ok=True)
+            _forget_former(self.home.data)
             self.home.make_sockets(self.account)
             argv: list[str | Path] = [self.binaries.program, "-D", self.home.data]
             for name, value in self._fixed().items():
@@ -252,6 +250,28 @@ class EmbeddedPostgres(EmbeddedServer):
                 f"initdb ended with {initdb.returncode}: {' '.join(lines[-3:])}",
                 hint="is the disk full? nothing was left behind",
             )
+
+
+def _forget_former(data: Path) -> None:
+    """Removes what names a former server, none of whose processes is left.
+
+    Should its pid be another's by now, as happens in containers, postgres would refuse to start.
+    A server that somebody runs by hand on these data is left for postgres to notice.
+    """
+    path = data / "postmaster.pid"
+    try:
+        # Negative for a server in single-user mode.
+        pid = abs(int(path.read_text(encoding="ascii").partition("\n")[0]))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        pid = 0
+    try:
+        by_hand = Path(f"/proc/{pid}/cwd").readlink() == data.resolve()
+    except OSError:
+        by_hand = False
+    if not by_hand:
+        path.unlink()
 
 
 def _major_of(data: Path) -> int | None:

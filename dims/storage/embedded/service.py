@@ -86,10 +86,6 @@ class Service:
     async def _part(self) -> None:
         if self._bond is None or self._joining is None:
             return
-        with contextlib.suppress(TimeoutError):
-            # A brain that is there gets the last words; one that is not has no use for them.
-            async with asyncio.timeout(LAST_WORDS_S):
-                await asyncio.shield(self._joining)
         self._joining.cancel()
         await self._bond.leave()
 
