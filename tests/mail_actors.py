@@ -58,8 +58,11 @@ _PORTIONS = [(5, 1, 1), (3, 2, 16), (2, 2, 48)]
 
 def fork(work: Callable[[], object]) -> int:
     """The pid of a child that does `work` and exits with 0, or with 70 after an exception."""
+    # A TERM that comes before the child heeds it must wait, and not end it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return pid
     code = 70
     try:
@@ -163,6 +166,7 @@ def stopped_by_term() -> asyncio.Event:
     """Set when TERM comes."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     return stop
 
 

@@ -15,10 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from msgspec import structs
+
 from dims.bot_worker import messages
 from dims.bot_worker.messages import Handler, Message, as_priority
 from dims.bot_worker.terms import MailTerms
 from dims.errors import (
+    AlreadyRunningError,
     DimsError,
     NotRunningError,
     RefusedError,
@@ -31,6 +34,7 @@ from dims.ipc.bodies import unwrap_body, wrap_body
 from dims.ipc.channel import ERROR
 from dims.ipc.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.exchange import Exchange, Link
+from dims.ipc.framing import decode_payload, encode_payload
 from dims.ipc.grants import BRAIN, OPERATOR
 from dims.ipc.ids import new_id
 from dims.ipc.mailbox import inspection
@@ -45,6 +49,8 @@ from dims.ipc.membership import Membership
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.5
 """Between two tries to reach a bot that is on its way up: doubled from the first to the last."""
+LOOKED_AT_S = 10.0
+"""How long a mailbox that an operator looks into is waited for."""
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _RESERVED = frozenset({"reply", "error", "cancel", "credit", "hello", "welcome"})
 
@@ -221,14 +227,18 @@ class Mail:
 
     async def _send_directly(self, envelope: Envelope) -> None:
         if envelope.recipient == self._bot:
-            self._receiving().offer(envelope, lambda: None)
+            self._refuse_unwanted(envelope)
+            self._receiving().offer(_as_it_travels(envelope), lambda: None)
             return
-        (await self._link(envelope.recipient, self._terms.request_timeout_s)).send(envelope)
+        # Without `_link`, which waits for a bot that comes up: who asks nothing is told at once.
+        (await self._exchange.link(envelope.recipient)).send(envelope)
 
     async def _ask_directly(self, request: Envelope, timeout_s: float) -> Mapping[str, Any]:
         if request.recipient == self._bot:
+            self._refuse_unwanted(request)
             async with _deadline(request, timeout_s):
-                return await self._answer_of(request)
+                reply = await self._answer_of(_as_it_travels(request))
+            return _as_it_travels(structs.replace(request, body=reply)).body
         until_s = time.monotonic() + timeout_s
         link = await self._link(request.recipient, timeout_s)
         return await link.ask(request, max(0.0, until_s - time.monotonic()))
@@ -352,7 +362,7 @@ class Mail:
                 "in_hand": self._deliveries.in_hand,
                 "handled_per_s": round(sum(rates.values()), 3),
                 "sent": self._writer.sent if self._writer is not None else 0,
-                "links": sorted(link.bot for link in self._exchange.known()),
+                "links": sorted({link.bot for link in self._exchange.known()}),
             }
         if kind == "mail.dead.replay":
             self._deliveries.look(None)
@@ -417,15 +427,9 @@ class Mail:
             raise RefusedError(f"{self._bot} takes no messages", hint="has it a handler (`@on`)?")
         return self._deliveries
 
-    async def _open(self) -> None:
+    async def _open(self, wait_s: float = LOOKED_AT_S) -> None:
         terms = self._terms
-        try:
-            mailbox = Mailbox(terms.directory / self._bot, waits_for_disk=terms.waits_for_disk)
-        except OSError as error:
-            raise StateError(
-                f"the mailbox of {self._bot} cannot be opened: {error.strerror}"
-            ) from error
-        self._mailbox = mailbox
+        mailbox = self._mailbox = await self._open_mailbox(wait_s)
         self._deliveries = Deliveries(mailbox, self, terms.retry, terms.handlers_at_once)
         try:
             self._doorbell.open()
@@ -435,6 +439,22 @@ class Mail:
             # all the same, if later.
             _log.warning("no doorbell: %s", error.strerror)
         self._deliveries.start()
+
+    async def _open_mailbox(self, wait_s: float) -> Mailbox:
+        directory, waits_for_disk = self._terms.directory / self._bot, self._terms.waits_for_disk
+        until_s = time.monotonic() + wait_s
+        while True:
+            try:
+                return Mailbox(directory, waits_for_disk=waits_for_disk)
+            except AlreadyRunningError as error:
+                # We have the bot's lease: it is an operator, who looks at the files meanwhile.
+                if time.monotonic() >= until_s:
+                    raise StateError(f"{error}", hint="end that process") from error
+            except OSError as error:
+                raise StateError(
+                    f"the mailbox of {self._bot} cannot be opened: {error.strerror}"
+                ) from error
+            await asyncio.sleep(FIRST_LOOK_S)
 
     def _rung(self, names: set[str] | None) -> None:
         if self._deliveries is not None:
@@ -460,6 +480,11 @@ class _deadline:  # noqa: N801 (reads as the statement it is)
                 f"no answer to {self._request.kind!r} from {self._request.recipient}"
                 f" within {self._timeout_s:g} s"
             ) from late
+
+
+def _as_it_travels(envelope: Envelope) -> Envelope:
+    """What the recipient of a message gets; raises ProtocolError when it cannot be sent."""
+    return decode_payload(encode_payload(envelope))
 
 
 def _without_values(error: ValueError) -> str:

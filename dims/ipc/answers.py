@@ -11,9 +11,12 @@ from dims.errors import ConfigError, DimsError, FullError, ProtocolError
 
 def error_body(error: DimsError) -> dict[str, Any]:
     """The body of an `error` message: type, message, hint, and when to try again if it says so."""
-    body = {"type": type(error).__name__, "message": str(error), "hint": error.hint}
+    # A class of one module's own is told as what it is to all others.
+    family = type(error).__mro__
+    known = next(one for one in family if getattr(dims.errors, one.__name__, None) is one)
+    body: dict[str, Any] = {"type": known.__name__, "message": str(error), "hint": error.hint}
     if isinstance(error, FullError):
-        body["retry_after_s"] = error.retry_after_s  # type: ignore[assignment]
+        body["retry_after_s"] = error.retry_after_s
     return body
 
 

@@ -9,6 +9,7 @@ in batches: nothing ever waits for more to come.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -70,6 +71,13 @@ class Channel(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether the link is made and not ended."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def descriptor(self) -> int:
+        """The socket's, or -1 when the link is gone."""
+        if self._transport is None:
+            return -1
+        return int(self._transport.get_extra_info("socket").fileno())
 
     @property
     def waiting(self) -> int:
@@ -296,7 +304,8 @@ class Channel(asyncio.Protocol):
             self._ring_at(min(waiting))
 
     def _cancel(self, request: Envelope) -> None:
-        if self.is_open:
+        # Where too much waits to be said this is not: the deadline that they know does the same.
+        with contextlib.suppress(FullError):
             self.say(
                 CANCEL, {}, to=request.recipient, priority=Priority.URGENT, reply_to=request.id
             )

@@ -6,8 +6,8 @@
 Each end asks the kernel for the other's pid and believes no other name. Knows links and flow; what
 a message means, and who may send what, is asked of its owner.
 
-A sender may have WINDOW one-way messages in the recipient's hands; more wait here, by priority, so
-that what is urgent overtakes them. Urgent messages, requests and replies need no such credit.
+A sender may have WINDOW one-way messages in the recipient's hands, and WINDOW urgent ones more; the
+rest waits here, by priority. Requests and replies need no such credit: deadlines bound them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +35,8 @@ QUEUE_LIMIT = 10_000
 """One-way messages that wait at the sender; one more is refused."""
 HELLO_WITHIN_S = 5.0
 """A caller that has not been introduced by then, or says nothing, is cut off."""
+OPERATOR_SILENT_S = 60.0
+"""An operator who has his answers and asks nothing more for this long is cut off."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +56,8 @@ class Owner(Protocol):
         """The asker of a request does not want its answer any more."""
 
     async def operator(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to an operator who looks at this bot's mail; raises a DimsError."""
+        """The answer to an operator who looks at this bot's mail; raises a DimsError. Cancelled
+        when he leaves."""
 
 
 Introduce = Callable[[str], Awaitable[Mapping[str, Any]]]
@@ -76,6 +81,11 @@ class Link:
         return self._channel.is_open
 
     @property
+    def peer(self) -> Peer | None:
+        """Which process it is."""
+        return self._channel.peer
+
+    @property
     def waiting(self) -> int:
         """One-way messages that wait for credit."""
         return len(self._waiting)
@@ -87,9 +97,9 @@ class Link:
         """
         if not self._channel.is_open:
             raise NotRunningError(f"the link to {self.bot} is gone")
-        if message.priority is Priority.URGENT:
-            self._channel.post(message)
-        elif self._credit > 0 and not self._waiting:
+        is_urgent = message.priority is Priority.URGENT
+        overtaken_by = self._waiting.has_urgent if is_urgent else bool(self._waiting)
+        if not overtaken_by and self._credit > (-WINDOW if is_urgent else 0):
             self._channel.post(message)
             self._credit -= 1
         elif len(self._waiting) >= QUEUE_LIMIT:
@@ -104,13 +114,21 @@ class Link:
     def add_credit(self, count: int) -> None:
         """The other end has handled so many."""
         self._credit += count
-        while self._waiting and self._credit > 0:
+        while (message := self._next()) is not None:
             self._credit -= 1
             try:
-                self._channel.post(self._waiting.pop())
+                self._channel.post(message)
             except (FullError, ProtocolError) as error:
                 # It was taken with the promise of an ephemeral message: none.
                 _log.warning("a message to %s is lost: %s", self.bot, error)
+
+    def _next(self) -> Envelope | None:
+        """What waits and may go now."""
+        if self._waiting and self._credit > 0:
+            return self._waiting.pop()
+        if self._waiting.has_urgent and self._credit > -WINDOW:
+            return self._waiting.pop_urgent()
+        return None
 
     def handled(self) -> None:
         """One of theirs is handled: from time to time they are told."""
@@ -157,9 +175,11 @@ class Exchange:
         self._introduced: dict[str, tuple[int, int]] = {}
         self._strangers: dict[Channel, asyncio.TimerHandle] = {}
         self._hellos: dict[Channel, tuple[str, int]] = {}
-        self._welcomes: dict[Channel, asyncio.Future[None]] = {}
+        self._welcomes: dict[Channel, tuple[str, asyncio.Future[Link]]] = {}
+        """Whom we called and wait for."""
         self._dialling: dict[str, asyncio.Task[Link]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._operators: dict[asyncio.Task[None], Channel] = {}
+        _open.add(self)
 
     async def open(self) -> None:
         """Can be called by others from now on; raises OSError when the socket cannot be made."""
@@ -175,12 +195,24 @@ class Exchange:
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
-        tasks = [*self._tasks, *self._dialling.values()]
+        _open.discard(self)
+        tasks = [*self._operators, *self._dialling.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for channel in (*self._by_channel, *self._strangers):
             channel.close()
+
+    def leave_to_parent(self) -> None:
+        """For a forked child: the others must see that the links end with us, not with it."""
+        channels = (*self._by_channel, *self._strangers)
+        sockets = self._server.sockets if self._server is not None else ()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (*(c.descriptor for c in channels), *(s.fileno() for s in sockets)):
+            if descriptor >= 0:
+                # Not closed: their owners would do that again, when the number is another's.
+                os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
 
     def introduced(self, bot: str, pid: int, incarnation: int) -> None:
         """The brain says who that bot is now."""
@@ -224,19 +256,17 @@ class Exchange:
             self._forget(channel)
             channel.abort()
             raise RefusedError(f"another process answers in the place of {to}")
-        welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._welcomes[channel] = welcome
+        welcome: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        self._welcomes[channel] = to, welcome
         channel.say("hello", self._about, to=Address(to), priority=Priority.URGENT)
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
-                await welcome
+                return await welcome
         except TimeoutError as error:
             channel.abort()
             raise NotRunningError(f"{to} does not answer") from error
         finally:
             self._welcomes.pop(channel, None)
-        self._forget(channel)
-        return self._known(channel, to)
 
     # Both ends
 
@@ -259,10 +289,11 @@ class Exchange:
         elif channel not in self._strangers:
             channel.abort()
         elif message.kind == "welcome" and channel in self._welcomes:
-            # Known from this moment on: their first message may stand in the same chunk.
-            if not self._welcomes[channel].done():
-                self._welcomes[channel].set_result(None)
-                self._known(channel, message.sender)
+            # Known from this moment on: their first message may stand in the same chunk. And by
+            # the name that was called, whatever name they give themselves.
+            to, welcome = self._welcomes[channel]
+            if not welcome.done():
+                welcome.set_result(self._known(channel, to))
         elif message.kind == "hello":
             bot, incarnation = message.body.get("bot"), message.body.get("incarnation")
             if isinstance(bot, str) and isinstance(incarnation, int):
@@ -271,7 +302,7 @@ class Exchange:
             else:
                 channel.abort()
         elif message.wants_reply:
-            self._begin(self._answer_operator(channel, message))
+            self._begin_answer(channel, message)
         else:
             channel.abort()
 
@@ -282,16 +313,20 @@ class Exchange:
             # The introduction may be on its way still; the stranger's timer is running.
             return
         self._hellos.pop(channel, None)
-        self._forget(channel)
         channel.say("welcome", {}, to=Address(bot), priority=Priority.URGENT)
         self._known(channel, bot)
 
     def _known(self, channel: Channel, bot: str) -> Link:
-        link = self._by_channel.get(channel)
-        if link is None:
-            link = self._by_channel[channel] = Link(bot, channel)
-        if channel.is_open:
-            self._links[bot] = link
+        """The link to use from now on. Who has one to the same process keeps to it: two that are
+        made at once would let messages overtake each other."""
+        self._forget(channel)
+        link = self._by_channel[channel] = Link(bot, channel)
+        former = self._links.get(bot)
+        if former is not None and former.is_open:
+            if former.peer == channel.peer:
+                return former
+            former.close()
+        self._links[bot] = link
         return link
 
     def _forget(self, channel: Channel) -> None:
@@ -315,6 +350,8 @@ class Exchange:
             case "reply":
                 # Its asker has given up.
                 return
+        if not message.wants_reply:
+            link.unanswered += 1
         try:
             if message.sender != link.bot or message.recipient != self._bot:
                 raise RefusedError(
@@ -323,27 +360,21 @@ class Exchange:
             if message.wants_reply:
                 self._owner.asked(message, lambda body: link.answer(message, body))
                 return
-            link.unanswered += 1
-            self._owner.came(message, self._done(link, message))
+            self._owner.came(message, link.handled)
         except DimsError as error:
             if not message.wants_reply:
-                link.unanswered += 1
-                self._done(link, message)()
+                link.handled()
                 _log.warning("refused %r of %s: %s", message.kind, link.bot, error)
             link.answer(message, error)
 
-    def _done(self, link: Link, message: Envelope) -> Callable[[], None]:
-        if message.priority is Priority.URGENT:
-            # It took no credit, so it gives none back.
-            def ignore() -> None:
-                link.unanswered -= 1
-
-            return ignore
-        return link.handled
+    def _begin_answer(self, channel: Channel, request: Envelope) -> None:
+        # He may wait for as long as his request may take; his leaving is seen.
+        self._strangers[channel].cancel()
+        answering = asyncio.get_running_loop().create_task(self._answer_operator(channel, request))
+        self._operators[answering] = channel
+        answering.add_done_callback(self._answered)
 
     async def _answer_operator(self, channel: Channel, request: Envelope) -> None:
-        self._forget(channel)
-        self._strangers[channel] = asyncio.get_running_loop().call_later(60.0, channel.abort)
         try:
             channel.answer(request, await self._owner.operator(request.kind, request.body))
         except DimsError as error:
@@ -352,7 +383,10 @@ class Exchange:
     def _lost(self, channel: Channel, reason: str) -> None:
         self._forget(channel)
         self._hellos.pop(channel, None)
-        welcome = self._welcomes.pop(channel, None)
+        for answering, operator in tuple(self._operators.items()):
+            if operator is channel:
+                answering.cancel()
+        _, welcome = self._welcomes.pop(channel, (None, None))
         if welcome is not None and not welcome.done():
             welcome.set_exception(NotRunningError(f"the link ended before the welcome: {reason}"))
         link = self._by_channel.pop(channel, None)
@@ -363,13 +397,23 @@ class Exchange:
         if self._links.get(link.bot) is link:
             del self._links[link.bot]
 
-    def _begin(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        channel = self._operators.pop(task)
+        if channel in self._strangers and channel not in self._operators.values():
+            loop = asyncio.get_running_loop()
+            self._strangers[channel] = loop.call_later(OPERATOR_SILENT_S, channel.abort)
         with contextlib.suppress(asyncio.CancelledError):
             if task.exception() is not None:
                 _log.error("an operator was not answered", exc_info=task.exception())
+
+
+_open: weakref.WeakSet[Exchange] = weakref.WeakSet()
+
+
+def _leave_children() -> None:
+    """A child that a bot's code forks must not keep our links open after we are gone."""
+    for exchange in tuple(_open):
+        exchange.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_children)

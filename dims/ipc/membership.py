@@ -118,6 +118,7 @@ class Membership:
                 await asyncio.sleep(delay_s)
                 delay_s = min(LAST_RETRY_S, delay_s * 2)
         self.alone_since_s = None
+        self._parted.clear()
         self._say("hello", self._about, Priority.URGENT)
         if self._ready is not None:
             self._say("ready", self._ready, Priority.HIGH)

@@ -168,11 +168,16 @@ class Clerk:
 
 @asynccontextmanager
 async def working(
-    directory: Path, handle: Handle | None = None, *, attempts: int = 3, slots: int = 4
+    directory: Path,
+    handle: Handle | None = None,
+    *,
+    attempts: int = 3,
+    slots: int = 4,
+    pause_s: float = 0.0,
 ) -> AsyncIterator[tuple[Deliveries, Clerk, Mailbox]]:
-    """Deliveries out of a mailbox, not started yet; retries follow at once."""
+    """Deliveries out of a mailbox, not started yet; retries follow after `pause_s`."""
     mailbox, clerk = Mailbox(directory), Clerk(handle)
-    deliveries = Deliveries(mailbox, clerk, RetryPolicy(attempts, first_s=0.0), slots)
+    deliveries = Deliveries(mailbox, clerk, RetryPolicy(attempts, pause_s, pause_s), slots)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield deliveries, clerk, mailbox

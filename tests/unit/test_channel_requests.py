@@ -12,7 +12,7 @@ import pytest
 from test_ipc_channel import End, pair
 
 from dims.errors import FullError, NotRunningError, TimedOutError, UsageError
-from dims.ipc.channel import CANCEL, Channel
+from dims.ipc.channel import CANCEL, QUEUE_LIMIT, Channel
 from dims.ipc.envelope import Address, Envelope, Priority
 from dims.ipc.framing import HEADER, MAGIC
 
@@ -181,3 +181,23 @@ async def test_elder_and_newer_envelopes_are_understood(
         assert message.body == wire.get("body", {})
         assert message.wants_reply is wire.get("ask", False)
         assert message.priority == wire.get("prio", Priority.NORMAL)
+
+
+async def test_deadlines_hold_though_nothing_more_can_be_said(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (channel, _, other, _):
+        assert other._transport is not None
+        other._transport.pause_reading()
+        while not channel._full:
+            channel.say("bulk", {"text": "x" * 10_000})
+            await asyncio.sleep(0)
+        asked = [asking(channel, n, timeout_s=0.001) for n in range(3)]
+        patient = asking(channel)
+        await asyncio.sleep(0)
+        while channel.waiting < QUEUE_LIMIT:
+            channel.say("bulk", {})
+        for one in asked:
+            with pytest.raises(TimedOutError):
+                await one
+        patient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await patient

@@ -248,3 +248,21 @@ async def test_a_reply_in_a_transaction_is_sent_once_and_only_if_it_is_kept(tmp_
         await clerk.until(lambda: len(clerk.sent) == 2)
         assert {one.reply_to for one in clerk.sent} == {one.message.id for one in clerk.came[:2]}
         assert [one.body for one in clerk.sent] == [{"sorry": True}, {"n": 2}]
+
+
+async def test_a_transaction_within_a_transaction_is_refused_and_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, letter(1), letter(kind=LAST))
+
+    async def handle(delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            with pytest.raises(RuntimeError, match="open already"):
+                async with delivery.transaction():
+                    raise AssertionError
+            tx["outer"] = True
+
+    async with working(tmp_path, handle) as (deliveries, clerk, mailbox):
+        deliveries.start()
+        await clerk.until_last()
+        assert values(mailbox) == {"outer": "true"}

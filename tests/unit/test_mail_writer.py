@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,25 @@ def there(root: Path) -> list[Envelope]:
 
 def bulky(n: int, size_bytes: int) -> Envelope:
     return replace(letter(n), body={"n": n, "text": "x" * size_bytes})
+
+
+@contextmanager
+def one_descriptor() -> Iterator[None]:
+    """No more than one more file can be opened; one again at the end."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        os.close(taken.pop())
+        yield
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @asynccontextmanager
@@ -249,3 +270,17 @@ async def test_a_bell_that_a_killed_reader_left_is_replaced(tmp_path: Path) -> N
         ringer.ring("me", "one.seg")
         assert await rings.get() == {"one.seg"}
     ringer.close()
+
+
+async def test_a_file_whose_name_cannot_be_brought_to_the_disk_is_not_left_open(
+    tmp_path: Path,
+) -> None:
+    async with writing(tmp_path, waits_for_disk=True) as writer:
+        with one_descriptor(), pytest.raises(OSError, match="Too many open files"):
+            writer.new_segment(tmp_path / "me", Priority.NORMAL)
+        (name,) = list_names(tmp_path / "me")
+        descriptor = os.open(tmp_path / "me" / name, os.O_RDONLY)
+        assert is_finished(descriptor), "its reader can remove it"
+        os.close(descriptor)
+        await writer.send(letter(1))
+        assert [one.body["n"] for one in there(tmp_path)] == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from dims.errors import StateError
-from dims.ipc.mailbox.ledger import DEAD_LIMIT, SEEN_LIMIT, DeadLetter, Ledger, Progress
+from dims.ipc.mailbox.ledger import (
+    DEAD_LIMIT,
+    SEEN_LIMIT,
+    WAL_TIDY_BYTES,
+    DeadLetter,
+    Ledger,
+    Progress,
+)
 
 FILE = "a~2~0000000000000001-0000.seg"
 
@@ -211,3 +219,23 @@ def test_a_ledger_of_a_newer_dims_is_refused(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(StateError, match="newer DIMS"), opened(tmp_path):
         pass
+
+
+def test_tidying_takes_the_log_over_and_keeping_goes_on(tmp_path: Path) -> None:
+    wal = tmp_path / "reader.db-wal"
+    with opened(tmp_path) as ledger:
+        for _ in range(4):
+            ledger.commit([BIG])
+        assert wal.stat().st_size > WAL_TIDY_BYTES
+        ledger.tidy()
+        assert (wal.stat().st_size, ledger.trouble) == (0, "")
+        ledger.settle(FILE, 100, "m1")
+        assert ledger.flush()
+        size_bytes = wal.stat().st_size
+        ledger.tidy()
+        assert wal.stat().st_size == size_bytes > 0, "too little to be worth it"
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    with opened(tmp_path / "killed") as ledger:
+        assert ledger.is_known("m1")
+        assert ledger.value("big") is not None
+        assert ledger.segments() == {FILE: Progress(100, 0)}

@@ -66,6 +66,10 @@ class Delivery:
         """What the transaction answers, if it does."""
         self.settled = False
         """Whether it is done with, whatever the handler does from now on."""
+        self.in_transaction = False
+        """Whether a transaction is open."""
+        self.is_over = False
+        """Whether the handler has ended, well or not."""
 
     def transaction(self) -> Transaction:
         """What happens once: see `Transaction`. One of them is open at a time."""
@@ -88,10 +92,16 @@ class Transaction(MutableMapping[str, Any]):
         self._reply: Mapping[str, Any] | None = None
 
     async def __aenter__(self) -> Self:
+        if self._delivery.in_transaction:
+            # It would wait for itself for ever, and all others of this bot for it.
+            raise RuntimeError("a transaction of this message is open already")
         await self._desk.writing.acquire()
-        if self._delivery.settled:
+        try:
+            self._check()
+        except RuntimeError:
             self._desk.writing.release()
-            raise RuntimeError("this message is settled: one transaction is all it has")
+            raise
+        self._delivery.in_transaction = True
         return self
 
     async def __aexit__(
@@ -102,10 +112,19 @@ class Transaction(MutableMapping[str, Any]):
     ) -> None:
         try:
             if kind is None:
+                self._check()
                 self._desk.finish(self._delivery, self._statements())
                 self._delivery.reply = self._reply
         finally:
+            self._delivery.in_transaction = False
             self._desk.writing.release()
+
+    def _check(self) -> None:
+        if self._delivery.settled:
+            raise RuntimeError("this message is settled: one transaction is all it has")
+        if self._delivery.is_over and self._delivery.item is not None:
+            # What the handler left running must not settle what is tried again meanwhile.
+            raise RuntimeError("the handler of this message has ended: its transactions have too")
 
     def __getitem__(self, key: str) -> Any:
         raw = self._changes[key] if key in self._changes else self._desk.ledger.value(key)

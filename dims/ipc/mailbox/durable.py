@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import structs
 
-from dims.errors import ProtocolError, StateError
+from dims.errors import DimsError, ProtocolError, RefusedError, RemoteError, StateError
 from dims.ipc.answers import error_body
 from dims.ipc.channel import ERROR, REPLY
 from dims.ipc.envelope import Envelope
@@ -26,7 +26,7 @@ from dims.ipc.mailbox.lane import Item, Lane
 from dims.ipc.mailbox.ledger import Ledger, Statement, now
 from dims.ipc.mailbox.mailbox import Mailbox, dead_letter
 from dims.ipc.mailbox.names import LaneKey
-from dims.ipc.mailbox.office import Office, Undeliverable, reason_of, remote
+from dims.ipc.mailbox.office import Office, Undeliverable, reason_of, remote, run_handler
 from dims.ipc.mailbox.outgoing import Outgoing
 from dims.ipc.mailbox.pool import Pool, Work
 from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES
@@ -42,6 +42,7 @@ TRY_AGAIN_S = 1.0
 REST_AFTER_S = 0.25
 """Quiet time after which the ledger tidies up, which may take some milliseconds."""
 
+_EXPIRED = "expired"
 _log = logging.getLogger(__name__)
 
 
@@ -192,16 +193,18 @@ class Durable:
         held = self._held.get(item.lane) or self._first_look(item)
         if held is None:
             return None
-        if held.due_s > now():
-            self._held[item.lane] = held
-            return held.due_s - now()
+        # No longer than any pause is: the clock may have been set back since that was noted.
+        pause_s = min(held.due_s - now(), self._retry.max_s)
+        if pause_s > 0:
+            self._held[item.lane] = replace(held, due_s=0.0)
+            return pause_s
         message = held.message
         if message.attempt != held.failures + 1:
             message = structs.replace(message, attempt=held.failures + 1)
         again = item.again or held.failures > 0
         delivery = Delivery(self._desk, message, redelivered=again, item=item)
         try:
-            result = await self._office.handle(delivery)
+            result = await run_handler(self._office, delivery)
             if message.wants_reply and delivery.reply is None:
                 self._reply(message, REPLY, result or {})
         except Exception as error:
@@ -210,7 +213,7 @@ class Durable:
                 return self._failed(held, error)
             _log.exception("the handler of %r failed after its transaction", message.kind)
             if message.wants_reply and delivery.reply is None:
-                self._reply_error(message, error)
+                self._reply_error(message, remote(error))
         if not delivery.settled:
             self._settled(item, message.id)
         if message.wants_reply:
@@ -236,7 +239,7 @@ class Durable:
             return None
         verdict = self._verdict(message)
         if verdict:
-            self._bury(item, message, 0, verdict)
+            self._bury(item, message, 0, verdict, RefusedError(verdict))
             return None
         failures, due_s, reason = ledger.tries(message.id)
         if item.head:
@@ -245,7 +248,7 @@ class Durable:
             failures, reason = failures + 1, "the worker ended while it was in hand"
             ledger.failed(message.id, failures, now(), reason)
             if failures >= self._retry.attempts:
-                self._bury(item, message, failures, reason)
+                self._bury(item, message, failures, reason, RemoteError(reason))
                 return None
             # Kept before the handler has it: it may not leave us the time afterwards.
             ledger.flush()
@@ -256,11 +259,12 @@ class Durable:
 
     def _verdict(self, message: Envelope) -> str:
         """Why no handler gets the message, or nothing."""
+        if message.reply_to is not None:
+            # Late or not: who asked knows whether it still waits, and nobody else wants it.
+            return ""
         if message.expires_s is not None and message.expires_s <= now():
             self.ledger.count("expired")
-            return "expired"
-        if message.reply_to is not None:
-            return ""
+            return _EXPIRED
         if not self._office.permits(message.sender, message.kind):
             return f"no grant lets {message.sender} send {message.kind!r}"
         if not self._office.knows(message.kind):
@@ -284,17 +288,12 @@ class Durable:
             self._keep_soon()
             return pause_s
         self._held.pop(item.lane, None)
-        if message.wants_reply:
-            self._reply_error(message, error)
-        self._bury(item, message, failures, reason)
-        if message.wants_reply:
-            self._keep()
-            self.outgoing.send()
+        self._bury(item, message, failures, reason, remote(error))
         return None
 
-    def _reply_error(self, request: Envelope, error: Exception) -> None:
+    def _reply_error(self, request: Envelope, error: DimsError) -> None:
         try:
-            self._reply(request, ERROR, error_body(remote(error)))
+            self._reply(request, ERROR, error_body(error))
         except ProtocolError as failure:
             # The asker's time limit tells it; its lane here must go on.
             _log.error("no reply to %s: %s", request.sender, failure)
@@ -307,10 +306,24 @@ class Durable:
         payload = encode_payload(reply_to(request, kind, body), RECORD_LIMIT_BYTES)
         self.ledger.note(Ledger.send_out(request.sender, payload))
 
-    def _bury(self, item: Item, message: Envelope | None, attempts: int, reason: str) -> None:
+    def _bury(
+        self,
+        item: Item,
+        message: Envelope | None,
+        attempts: int,
+        reason: str,
+        error: DimsError | None = None,
+    ) -> None:
+        """Makes it a dead letter; who waits for a reply gets the error."""
         _log.error("dead letter from %s: %s", item.segment.sender, reason)
+        is_awaited = message is not None and message.wants_reply and reason != _EXPIRED
+        if message is not None and error is not None and is_awaited:
+            self._reply_error(message, error)
         self.ledger.bury(dead_letter(item, message, attempts, reason))
         self._settled(item, None)
+        if is_awaited:
+            self._keep()
+            self.outgoing.send()
 
     def _settled(self, item: Item, message_id: str | None) -> None:
         ledger = self.ledger

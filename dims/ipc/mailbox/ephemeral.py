@@ -16,7 +16,7 @@ from dims.errors import DimsError
 from dims.ipc.envelope import Envelope, MessageId, Priority
 from dims.ipc.mailbox.delivery import Delivery, Desk
 from dims.ipc.mailbox.ledger import now
-from dims.ipc.mailbox.office import Office, remote
+from dims.ipc.mailbox.office import Office, remote, run_handler
 from dims.ipc.mailbox.pool import Pool, Work
 
 Answer = Callable[[Mapping[str, Any] | DimsError], None]
@@ -81,7 +81,7 @@ class Ephemeral:
         if message.expires_s is not None and message.expires_s <= now():
             return
         try:
-            await self._office.handle(Delivery(self._desk, message))
+            await run_handler(self._office, Delivery(self._desk, message))
         except Exception as error:
             # Nobody waits for it, and nobody keeps it: the log is the place to say so.
             _log.error("%r of %s failed", message.kind, message.sender, exc_info=error)
@@ -98,8 +98,8 @@ class Ephemeral:
         self._requests[request.id] = asyncio.current_task()
         try:
             delivery = Delivery(self._desk, request)
-            result = await self._office.handle(delivery)
-            answer(delivery.reply or result or {})
+            result = await run_handler(self._office, delivery)
+            answer((result or {}) if delivery.reply is None else delivery.reply)
         except DimsError as error:
             answer(error)
         except Exception as error:

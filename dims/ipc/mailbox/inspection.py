@@ -9,16 +9,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dims.errors import RefusedError, StateError, UsageError
 from dims.ipc.envelope import Priority
-from dims.ipc.framing import decode_payload
+from dims.ipc.framing import decode_payload, encode_payload
 from dims.ipc.mailbox.ledger import DEAD_LIMIT, DeadLetter, now
 from dims.ipc.mailbox.mailbox import Mailbox
 
 MOST_PEEKED = 1_000
+ANSWER_BYTES = 2 * 1024 * 1024
+"""What is shown of messages at once: an answer has to fit into a frame."""
+REASON_CHARS = 500
+"""What the list shows of a reason."""
 
 
 def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +33,7 @@ def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, An
             case "mail.status":
                 return _status(mailbox)
             case "mail.peek":
-                limit = _limit(body, MOST_PEEKED)
-                return {"messages": [message.to_wire() for message in mailbox.peek(limit)]}
+                return {"messages": _peek(mailbox, _limit(body, MOST_PEEKED))}
             case "mail.values":
                 values = mailbox.ledger.values()
                 return {"values": {key: json.loads(raw) for key, raw in values.items()}}
@@ -38,11 +41,12 @@ def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, An
                 letters = mailbox.ledger.dead(_limit(body, DEAD_LIMIT))
                 return {"dead": [_summary(letter) for letter in letters]}
             case "mail.dead.show":
-                return _whole(_chosen(mailbox, [body.get("n")])[0])
+                return _whole(next(_letters(mailbox, _chosen(mailbox, [body.get("n")]))))
             case "mail.dead.replay":
-                return {"replayed": mailbox.replay(_chosen(mailbox, body.get("numbers")))}
+                chosen = _chosen(mailbox, body.get("numbers"))
+                return {"replayed": mailbox.replay(_letters(mailbox, chosen))}
             case "mail.dead.drop":
-                numbers = [letter.n for letter in _chosen(mailbox, body.get("numbers"))]
+                numbers = _chosen(mailbox, body.get("numbers"))
                 mailbox.ledger.exhume(numbers)
                 return {"dropped": numbers}
     except OSError as error:
@@ -89,7 +93,19 @@ def _of_priority(lanes: list[dict[str, Any]], name: str) -> dict[str, Any]:
     }
 
 
+def _peek(mailbox: Mailbox, limit: int) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = []
+    left_bytes = ANSWER_BYTES
+    for message in mailbox.peek(limit):
+        left_bytes -= len(encode_payload(message))
+        if left_bytes < 0:
+            break
+        shown.append(message.to_wire())
+    return shown
+
+
 def _summary(letter: DeadLetter) -> dict[str, Any]:
+    reason = letter.reason
     return {
         "n": letter.n,
         "at": letter.at,
@@ -97,7 +113,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "kind": letter.kind,
         "sender": letter.sender,
         "attempts": letter.attempts,
-        "reason": letter.reason,
+        "reason": reason if len(reason) <= REASON_CHARS else reason[:REASON_CHARS] + "…",
         "bytes": len(letter.payload),
         "readable": letter.readable,
     }
@@ -105,25 +121,30 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
 
 def _whole(letter: DeadLetter) -> dict[str, Any]:
     """With the message, or with its bytes in hex where it is none."""
+    whole = {**_summary(letter), "reason": letter.reason}
     if letter.readable:
-        return {**_summary(letter), "message": decode_payload(letter.payload).to_wire()}
-    return {**_summary(letter), "hex": letter.payload[:65_536].hex()}
+        return {**whole, "message": decode_payload(letter.payload).to_wire()}
+    return {**whole, "hex": letter.payload[:65_536].hex()}
 
 
-def _chosen(mailbox: Mailbox, numbers: object) -> list[DeadLetter]:
-    letters = mailbox.ledger.dead()
+def _letters(mailbox: Mailbox, numbers: list[int]) -> Iterator[DeadLetter]:
+    """One after the other: all of them may be more than memory holds."""
+    return filter(None, map(mailbox.ledger.dead_letter, numbers))
+
+
+def _chosen(mailbox: Mailbox, numbers: object) -> list[int]:
+    there = mailbox.ledger.dead_numbers()
     if numbers is None:
-        return letters
+        return there
     if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
         raise UsageError("dead letters are named by their numbers")
-    by_number = {letter.n: letter for letter in letters}
-    missing = [str(n) for n in numbers if n not in by_number]
+    missing = [str(n) for n in numbers if n not in there]
     if missing:
         raise UsageError(
             f"there is no dead letter {', '.join(missing)} in mailbox {mailbox.directory.name}",
             hint="`dims ipc dead list` shows them",
         )
-    return [by_number[n] for n in numbers]
+    return numbers
 
 
 def _limit(body: Mapping[str, Any], most: int) -> int:

@@ -241,6 +241,19 @@ class Ledger:
         ).fetchall()
         return [_letter(row) for row in reversed(rows)]
 
+    def dead_numbers(self) -> list[int]:
+        """The numbers of all dead letters, oldest first."""
+        self.flush()
+        return [n for (n,) in self._db.execute("SELECT n FROM dead ORDER BY n")]
+
+    def dead_letter(self, n: int) -> DeadLetter | None:
+        """The dead letter of that number, if there is one."""
+        row = self._db.execute(
+            f"SELECT {', '.join(_DEAD_COLUMNS)} FROM dead WHERE n = ?",  # noqa: S608 (constants)
+            (n,),
+        ).fetchone()
+        return None if row is None else _letter(row)
+
     def dead_count(self) -> int:
         """How many dead letters there are."""
         self.flush()
@@ -290,6 +303,11 @@ class Ledger:
         """About how many messages have to go out still, and never fewer."""
         row = self._db.execute("SELECT max(n) - min(n) + 1 FROM outgoing").fetchone()
         return row[0] or 0
+
+    def outgoing_count(self, most: int) -> int:
+        """How many messages have to go out still, counted up to `most`."""
+        limited = "SELECT count(*) FROM (SELECT 1 FROM outgoing LIMIT ?)"
+        return int(self._db.execute(limited, (most,)).fetchone()[0])
 
     def went_out(self, numbers: Iterable[int]) -> None:
         """These are in their recipients' mailboxes."""

@@ -7,6 +7,7 @@ in the same way and gives nothing out.
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from dims.layout import PRIVATE_DIR
 from dims.locks import FileLock
 
 LEDGER, LOCK = "reader.db", "reader.lock"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,18 @@ class Mailbox:
         lane.settle(item)
 
     def sweep(self) -> bool:
-        """Keeps what was noted, and removes the files that are consumed; False when it cannot be
-        kept now."""
+        """Keeps what was noted, and removes the files that are consumed; False when something of
+        that cannot be done now."""
         if not self.ledger.flush():
             return False
         for lane in tuple(self._lanes.values()):
             if lane.consumed:
-                self._remove(map(str, lane.consumed))
+                try:
+                    self._remove(map(str, lane.consumed))
+                except OSError as error:
+                    # All is kept: a file that stays must not look like a failure of its messages.
+                    _log.error("a file that is consumed cannot be removed: %s", error)
+                    return False
                 lane.removed()
             if lane.is_empty:
                 del self._lanes[lane.key]

@@ -1,11 +1,12 @@
-"""Whose mail it is: what deliveries ask of the recipient, and how its errors read. Pure."""
+"""Whose mail it is: what deliveries ask of the recipient, and how its handlers end. No I/O."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dims.errors import DimsError, RemoteError
+from dims.errors import DimsError, RefusedError, RemoteError
 from dims.ipc.envelope import Envelope
 from dims.ipc.mailbox.delivery import Delivery
 
@@ -32,8 +33,25 @@ class Office(Protocol):
         """Puts a durable message into another mailbox; raises a DimsError."""
 
 
-class Undeliverable(DimsError):  # noqa: N818 (a verdict on a message, not a fault of ours)
+class Undeliverable(RefusedError):  # noqa: N818 (a verdict on a message, not a fault of ours)
     """No handler will ever take this message: no second try."""
+
+
+async def run_handler(office: Office, delivery: Delivery) -> Mapping[str, Any] | None:
+    """What the handler returns; raises what it raises.
+
+    A handler may end as cancelled though nobody cancelled it, because something that it awaited
+    was: it has failed then, as any other, or those who wait behind it would do so for ever.
+    """
+    try:
+        return await office.handle(delivery)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("the handler awaited something that was cancelled") from error
+    finally:
+        delivery.is_over = True
 
 
 def remote(error: Exception) -> DimsError:

@@ -33,10 +33,13 @@ class Outgoing:
         self._loop = asyncio.get_running_loop()
         self._sending: asyncio.Task[None] | None = None
         self._refusal = ""
+        self._closed = False
 
     def check_room(self) -> None:
         """Raises FullError when too much waits already."""
-        if self._ledger.outgoing_span() >= LIMIT:
+        # Counting costs more, and is of use only when one that waits long lets the span grow.
+        ledger = self._ledger
+        if ledger.outgoing_span() >= LIMIT and ledger.outgoing_count(LIMIT) >= LIMIT:
             raise FullError(
                 f"{LIMIT} messages of transactions wait to be sent: a recipient is full",
                 retry_after_s=TRY_AGAIN_S,
@@ -44,24 +47,26 @@ class Outgoing:
 
     def send(self) -> None:
         """Something is to be sent."""
-        if self._sending is None and not self._pool.is_closing:
+        if self._sending is None and not self._closed:
             self._sending = self._loop.create_task(self._send_all())
             self._sending.add_done_callback(self._sent)
 
     async def drain(self) -> None:
-        """Returns when what is being sent is sent; what waits for room stays."""
-        if self._sending is not None:
+        """Returns when what can be sent is sent; what waits for room stays."""
+        self.send()
+        while self._sending is not None:
             await asyncio.gather(self._sending, return_exceptions=True)
 
     async def close(self) -> None:
         """Sends nothing more; what was not sent is sent by the next process."""
+        self._closed = True
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
-        if task.cancelled() or self._pool.is_closing:
+        if task.cancelled() or self._closed:
             return
         error = task.exception()
         if error is not None:
@@ -69,7 +74,8 @@ class Outgoing:
                 # Once per reason, and not once per second.
                 self._refusal = str(error)
                 _log.error("messages wait to be sent: %s", error)
-            self._pool.later(TRY_AGAIN_S, self.send)
+            if not self._pool.is_closing:
+                self._pool.later(TRY_AGAIN_S, self.send)
         elif self._ledger.outgoing(0, 1):
             self.send()
 
