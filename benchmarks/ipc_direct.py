@@ -212,6 +212,48 @@ def request_bare(work: Path, count: int, *, with_json: bool = False) -> Figures:
     return pair(lambda ready: asyncio.run(serve(ready)), lambda: asyncio.run(drive()))[1]
 
 
+def request_streams(work: Path, count: int) -> Figures:
+    """An echo by asyncio's streams, as its documentation writes one: a length before each."""
+    path = work / "s"
+
+    async def serve(ready: Ready) -> None:
+        over = asyncio.get_running_loop().create_future()
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while True:
+                    head = await reader.readexactly(_LENGTH.size)
+                    writer.write(head + await reader.readexactly(_LENGTH.unpack(head)[0]))
+                    await writer.drain()
+            except asyncio.IncompleteReadError:
+                writer.close()
+                _end(over)
+
+        server = await asyncio.start_unix_server(echo, str(path))
+        ready()
+        await over
+        server.close()
+        path.unlink()  # noqa: ASYNC240 (everything is measured by now)
+
+    async def drive() -> Figures:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        payload = _encode()
+        frame = _LENGTH.pack(len(payload)) + payload
+
+        async def ask() -> bytes:
+            writer.write(frame)
+            await writer.drain()
+            head = await reader.readexactly(_LENGTH.size)
+            return await reader.readexactly(_LENGTH.unpack(head)[0])
+
+        try:
+            return await _timed(ask, count)
+        finally:
+            writer.close()
+
+    return pair(lambda ready: asyncio.run(serve(ready)), lambda: asyncio.run(drive()))[1]
+
+
 def request_zmq(work: Path, count: int) -> Figures:
     """REQ/REP with blocking sockets and JSON, as circus talks to its daemon."""
     address = f"ipc://{work}/z"
