@@ -233,7 +233,7 @@ def request_streams(work: Path, count: int) -> Figures:
         ready()
         await over
         server.close()
-        path.unlink()  # noqa: ASYNC240 (everything is measured by now)
+        path.unlink()
 
     async def drive() -> Figures:
         reader, writer = await asyncio.open_unix_connection(str(path))

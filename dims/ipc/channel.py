@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from dims.errors import DimsError, FullError, NotRunningError, ProtocolError, TimedOutError
@@ -114,7 +114,7 @@ class Channel(asyncio.Protocol):
             self._queue.push(envelope.priority, frame)
         return envelope.id
 
-    async def request(
+    def request(
         self,
         kind: str,
         body: Mapping[str, Any],
@@ -122,7 +122,7 @@ class Channel(asyncio.Protocol):
         to: Address = Address("brain"),  # noqa: B008
         priority: Priority = Priority.NORMAL,
         timeout_s: float,
-    ) -> Envelope:
+    ) -> Coroutine[Any, Any, Envelope]:
         """The reply to one message; see `ask`."""
         expires_s = time.time() + timeout_s
         envelope = Envelope(
@@ -136,7 +136,7 @@ class Channel(asyncio.Protocol):
             wants_reply=True,
             expires_s=expires_s,
         )
-        return await self.ask(envelope, timeout_s)
+        return self.ask(envelope, timeout_s)
 
     async def ask(self, envelope: Envelope, timeout_s: float) -> Envelope:
         """Sends a request and waits for its reply.

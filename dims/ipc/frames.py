@@ -54,9 +54,14 @@ class FrameSplitter:
 
         Raises ProtocolError on a wrong magic or a length over the limit.
         """
+        rest = self._rest
+        if not rest and len(data) >= _HEADER_BYTES:
+            magic, length = _unpack_header(data, 0)
+            if length == len(data) - _HEADER_BYTES and magic == MAGIC and self._is_sound(length):
+                # One frame and nothing else: a question or an answer by itself.
+                return [data[_HEADER_BYTES:]]
         if self._broken:
             raise ProtocolError("the stream broke the protocol earlier")
-        rest = self._rest
         if rest:
             rest += data
             if len(rest) < self._needed():
@@ -80,6 +85,9 @@ class FrameSplitter:
                 self._refuse(data[position : position + _HEADER_BYTES])
             rest += data[position:]
         return payloads
+
+    def _is_sound(self, length: int) -> bool:
+        return not self._broken and length <= self._limit_bytes
 
     def finish(self) -> None:
         """Says that the stream ended; raises ProtocolError if it ended inside a frame."""

@@ -17,7 +17,9 @@ class Meter:
 
     def add(self, now_s: float) -> None:
         """It happened."""
-        self._forward(int(now_s))
+        second = int(now_s)
+        if second != self._last_s:
+            self._forward(second)
         self._buckets[self._last_s % SPAN_S] += 1
 
     def per_s(self, now_s: float) -> float:

@@ -1,0 +1,98 @@
+"""One connection to the server for migrations, its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from dims.errors import ServiceError, StateError
+from dims.storage.ground import Server
+
+DRIVER = "postgresql+asyncpg"
+OLDEST = 150_000
+"""security_invoker views need PostgreSQL 15."""
+LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK = "40P01"
+_WITHOUT_RIGHTS = "42501"
+_NO_MEMORY = "53200"
+_DISK_FULL = "53100"
+
+
+@contextlib.asynccontextmanager
+async def connected(url: URL, options: Mapping[str, Any]) -> AsyncIterator[AsyncConnection]:
+    """A connection of its own, closed at the end. Raises ServiceError when there is none to get.
+
+    Connect to the server itself: a pooler in transaction mode loses the migration lock.
+    """
+    given = {"server_settings": {"application_name": "dims migrations"}, **options}
+    engine = create_async_engine(url.set(drivername=DRIVER), poolclass=NullPool, connect_args=given)
+    try:
+        try:
+            connection = await engine.connect()
+        except (OSError, asyncpg.PostgresError, SQLAlchemyError, TimeoutError) as error:
+            raise ServiceError(
+                f"cannot connect to PostgreSQL at {url.render_as_string(hide_password=True)}: "
+                f"{_first_line(error)}",
+                hint="check address, user and password of `storage.database`",
+            ) from error
+        try:
+            yield connection
+        finally:
+            # A connection that was cut off closes as well as it can.
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                await connection.close()
+    finally:
+        await engine.dispose()
+
+
+def server_of(connection: Connection) -> Server:
+    """The server at the other end. Raises ServiceError for one that is too old."""
+    row = connection.exec_driver_sql(
+        "SELECT current_setting('server_version_num')::int AS version, "
+        "current_database()::text AS database, session_user::text AS name, "
+        "(SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user) AS mighty"
+    ).one()
+    if row.version < OLDEST:
+        raise ServiceError(
+            f"PostgreSQL {row.version // 10_000} is too old, DIMS needs {OLDEST // 10_000}",
+            hint="upgrade the server, or use `storage.database: embedded`",
+        )
+    return Server(row.version, row.database, row.name, row.mighty)
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The five characters of PostgreSQL's own error, empty for others (manual, appendix A)."""
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Errors of the server as ours: `what` failed, and nothing of it was kept."""
+    try:
+        yield
+    except DBAPIError as error:
+        message = f"{what} failed, nothing of it was kept: {_first_line(error.orig or error)}"
+        match sqlstate(error):
+            case "":
+                raise ServiceError(message, hint="the connection broke: try again") from error
+            case code if code == _WITHOUT_RIGHTS:
+                hint = "connect as the administrator that made the database, or as the migrator"
+            case code if code == _NO_MEMORY:
+                hint = "raise max_locks_per_transaction of the server, or use fewer partitions"
+            case code if code == _DISK_FULL:
+                hint = "make room on the server's disk and try again"
+            case _:
+                hint = "see the statement in `--dry-run`"
+        raise StateError(message, hint=hint) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text.removeprefix(f"{type(error.__cause__)}: ") or type(error).__name__
