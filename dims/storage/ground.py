@@ -80,9 +80,6 @@ def database(shape: Shape, server: Server) -> Iterator[str]:
     yield "REVOKE ALL ON SCHEMA public FROM PUBLIC"
     yield "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC"
     yield "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC"
-    for what in ("FUNCTIONS", "TYPES"):
-        owner = quoted(shape.owner)
-        yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE ALL ON {what} FROM PUBLIC"
     if server.is_superuser:
         yield _close_shared_functions(shape)
 
@@ -90,6 +87,9 @@ def database(shape: Shape, server: Server) -> Iterator[str]:
 def schema(shape: Shape) -> Iterator[str]:
     """The empty schema, and what is remembered of how it was made. As the owner."""
     readers = ", ".join(quoted(r) for r in (shape.bot, shape.operator, shape.auditor))
+    # As the owner itself: an administrator that is no superuser does not have its rights.
+    for what in ("FUNCTIONS", "TYPES"):
+        yield f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {what} FROM PUBLIC"
     yield f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {quoted(shape.owner)}"
     yield f"GRANT USAGE ON SCHEMA {SCHEMA} TO {readers}"
     yield (
