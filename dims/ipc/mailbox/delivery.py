@@ -46,8 +46,19 @@ class Delivery:
     """A message and what is known of its way here.
 
     `redelivered` when it may have been in a handler's hands before; what that handler did in a
-    transaction has not happened.
+    transaction has not happened. `item` is where it stands in the mailbox, None for an ephemeral
+    one.
     """
+
+    # On the class: most deliveries never change them, and each would cost every request.
+    reply: Mapping[str, Any] | None = None
+    """What the transaction answers, if it does."""
+    settled = False
+    """Whether it is done with, whatever the handler does from now on."""
+    in_transaction = False
+    """Whether a transaction is open."""
+    is_over = False
+    """Whether the handler has ended, well or not."""
 
     def __init__(
         self,
@@ -59,17 +70,8 @@ class Delivery:
     ) -> None:
         self._desk = desk
         self.item = item
-        """Where it stands in the mailbox; None for an ephemeral one."""
         self.message = message
         self.redelivered = redelivered
-        self.reply: Mapping[str, Any] | None = None
-        """What the transaction answers, if it does."""
-        self.settled = False
-        """Whether it is done with, whatever the handler does from now on."""
-        self.in_transaction = False
-        """Whether a transaction is open."""
-        self.is_over = False
-        """Whether the handler has ended, well or not."""
 
     def transaction(self) -> Transaction:
         """What happens once: see `Transaction`. One of them is open at a time."""

@@ -58,8 +58,9 @@ class Mailbox:
             raise
         _open.add(self)
         self._lanes: dict[LaneKey, Lane] = {}
-        self._remove_consumed()
-        self.scan()
+        names = list_names(directory)
+        self._remove_consumed(names)
+        self._note(map(parse_name, names))
 
     def close(self, in_hand: Iterable[Item] = ()) -> None:
         """Keeps everything and lets the next reader in."""
@@ -211,12 +212,17 @@ class Mailbox:
             return b"", 0
         return data, min(len(data), max(at.settled, len(HEAD)) if at else len(HEAD))
 
-    def _remove_consumed(self) -> None:
-        """What a former reader had no time for: files that are consumed, notes without files."""
-        remove_unborn(self.directory)
-        there = set(list_names(self.directory))
+    def _remove_consumed(self, names: list[str]) -> None:
+        """What a former reader had no time for: files that are consumed, notes without files.
+
+        Leaves in `names` what is there still.
+        """
+        remove_unborn(self.directory, names)
+        there = set(names)
         progress = dict(self.ledger.segments())
-        self._remove(name for name, at in progress.items() if at.done or name not in there)
+        gone = {name for name, at in progress.items() if at.done or name not in there}
+        self._remove(gone)
+        names[:] = [name for name in names if name not in gone]
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:

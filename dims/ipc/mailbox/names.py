@@ -7,8 +7,7 @@ grows with each file of a writer; the salt keeps a clock that was set back from 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from dims.ipc.envelope import Priority
 
@@ -17,11 +16,11 @@ Writer = NewType("Writer", str)
 LaneKey = tuple[Writer, Priority]
 
 SUFFIX = ".seg"
+_PRIORITIES = tuple(Priority)
 _NAME = re.compile(r"([a-z][a-z0-9_+-]{0,63})~([0-3])~([0-9a-f]{16})-([0-9a-f]{4})\.seg")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SegmentName:
+class SegmentName(NamedTuple):
     """One file's name, taken apart; orders by writer, priority and number."""
 
     writer: Writer
@@ -49,7 +48,7 @@ def parse_name(name: str) -> SegmentName | None:
     if match is None:
         return None
     writer, priority, number, salt = match.groups()
-    return SegmentName(Writer(writer), Priority(int(priority)), int(number, 16), salt)
+    return SegmentName(Writer(writer), _PRIORITIES[int(priority)], int(number, 16), salt)
 
 
 def next_number(lane_numbers: list[int], now_us: int) -> int:

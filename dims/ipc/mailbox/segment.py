@@ -22,6 +22,10 @@ from dims.layout import PRIVATE_FILE
 
 SEGMENT_BYTES = 1024 * 1024
 """A writer begins a new file beyond this size: what is consumed can be removed by the megabyte."""
+LONGEST_SEGMENTS = 16
+"""Behind a heap of unread files the next may be up to so many times longer, so that a reader that
+comes has few files to look at however much waits."""
+_FILES_PER_STEP = 4
 _UNBORN = re.compile(rf"\.([0-9]+)-.*{re.escape(SUFFIX)}")
 
 
@@ -32,6 +36,8 @@ class SegmentWriter:
         self.name = name
         self.path = directory / str(name)
         self.size_bytes = 0
+        self.limit_bytes = SEGMENT_BYTES
+        """Where the next file shall begin."""
         temporary = directory / f".{os.getpid()}-{name}"
         self._descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE
@@ -54,7 +60,10 @@ class SegmentWriter:
         names = map(parse_name, list_names(directory))
         numbers = [name.number for name in names if name and name.lane == (writer, priority)]
         number = next_number(numbers, time.time_ns() // 1_000)
-        return cls(directory, SegmentName(writer, priority, number, os.urandom(2).hex()))
+        segment = cls(directory, SegmentName(writer, priority, number, os.urandom(2).hex()))
+        steps = 1 + len(numbers) // _FILES_PER_STEP
+        segment.limit_bytes = SEGMENT_BYTES * min(LONGEST_SEGMENTS, steps)
+        return segment
 
     @property
     def is_open(self) -> bool:
@@ -93,10 +102,12 @@ def list_names(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if name.endswith(SUFFIX)]  # noqa: PTH208
 
 
-def remove_unborn(directory: Path) -> None:
-    """Removes the files over which their writers were killed before, or just when, they were linked
-    into place; raises OSError."""
-    for name in os.listdir(directory):  # noqa: PTH208
+def remove_unborn(directory: Path, names: list[str]) -> None:
+    """Removes, of `names`, those over which their writers were killed before, or just when, they
+    were linked into place; raises OSError."""
+    for name in names:
+        if not name.startswith("."):
+            continue
         match = _UNBORN.fullmatch(name)
         if match is not None and not Path(f"/proc/{match[1]}").exists():
             (directory / name).unlink(missing_ok=True)

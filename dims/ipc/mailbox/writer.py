@@ -19,7 +19,7 @@ from dims.ipc.mailbox.doorbell import Ringer
 from dims.ipc.mailbox.mailbox import unread_bytes
 from dims.ipc.mailbox.names import Writer
 from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES, pack
-from dims.ipc.mailbox.segment import SEGMENT_BYTES, SegmentWriter, sync_directory
+from dims.ipc.mailbox.segment import SegmentWriter, sync_directory
 
 IDLE_S = 5.0
 """A file that nothing was added to for this long is closed, so that its reader can remove it."""
@@ -240,7 +240,7 @@ class _Outlet:
         try:
             self._writer.room(self._directory).claim(len(data))
             segment = self._segment
-            if segment is not None and segment.size_bytes >= SEGMENT_BYTES:
+            if segment is not None and segment.size_bytes >= segment.limit_bytes:
                 segment.close()
                 segment = None
             if segment is None:
