@@ -205,7 +205,7 @@ class Fleet:
         supervisor = answer["supervisor"]
         pids = {supervisor["pid"], supervisor["keeper_pid"]}
         pids |= {unit["pid"] for unit in (*answer["bots"], *answer["services"])}
-        self._seen |= {pid for pid in pids if pid}
+        self._seen |= {pid for pid in pids if pid and pid != os.getpid()}
         return answer
 
     def unit(self, name: str) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class ProcessSupervisor:
         clock = Clock(time.monotonic, time.time, random.random)
         pace = Pace(config.fleet.starts_at_once, config.cold_login_limit)
         self.engine = Engine(store, self, clock, pace)
+        # Asked once: after the keeper's end it would be somebody else, before the link tells.
+        self._keeper_pid = os.getppid()
         self.started_s = time.monotonic()
         self.stopped = asyncio.Event()
         self._stopping = False
@@ -516,7 +518,7 @@ class ProcessSupervisor:
         return {
             "supervisor": {
                 "pid": os.getpid(),
-                "keeper_pid": os.getppid() if self.keeper.is_there else None,
+                "keeper_pid": self._keeper_pid if self.keeper.is_there else None,
                 "uptime_s": round(now_s - self.started_s, 3),
                 "server": self.config.telegram.server.kind.value,
                 "sandbox": self.is_sandboxed,
