@@ -18,6 +18,9 @@ BOTS = ("ada", "bob", "cyd")
 VICTIMS = ("worker",) * 21 + ("zygote",) * 6 + ("brain",) * 3
 """Thirty kills. A brain that dies again and again is started again after up to 5 s: few of them."""
 BETWEEN_S = 0.15
+PAUSE_S = 0.08
+"""The sandbox shows the newest 1,000 messages of a chat: questions, answers and second answers of
+the longest run here have to fit."""
 FLEET = """
 telegram: {server: sandbox}
 defaults:
@@ -49,7 +52,7 @@ class Traffic:
         self._thread.join()
 
     def _talk(self) -> None:
-        while not self._ended.wait(0.03):
+        while not self._ended.wait(PAUSE_S):
             for bot, said in self.said.items():
                 text = f"{bot} {len(said)}"
                 # A new brain gives the sandbox a new process too: then nobody hears us.
