@@ -6,6 +6,7 @@ worker code of DIMS. Usage: fat_bot.py TERMS.json: what a brain would say in its
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import asyncpg  # noqa: F401 (its cost is what is measured)
@@ -16,4 +17,5 @@ import sqlalchemy.orm  # noqa: F401
 
 from dims.bot_worker.run import run_in_foreground
 
-run_in_foreground(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+wire = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+run_in_foreground(wire, nullcontext())

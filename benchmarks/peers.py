@@ -372,7 +372,8 @@ def _fat_commands(ground: Ground, names: Sequence[str]) -> dict[str, list[str]]:
     commands = {}
     for name in names:
         terms = ground.directory / f"{name}.terms.json"
-        wire = worker_terms(config, layout, config.bot(name), address, ground.tokens[name])
+        bot, token = config.bot(name), ground.tokens[name]
+        wire = worker_terms(config, layout, bot, address, token, storage=None)
         terms.write_text(json.dumps(wire), encoding="utf-8")
         commands[name] = [sys.executable, str(HERE / "fat_bot.py"), str(terms)]
     return commands

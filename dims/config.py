@@ -17,26 +17,37 @@ from dims.configuration.models import (
     GrantSettings,
     IpcSettings,
     LimitSettings,
+    PoolSettings,
+    Preset,
     RestartSettings,
     ServerKind,
     ServerSettings,
+    StorageSettings,
     TelegramSettings,
 )
 from dims.configuration.reading import load_config, read_environment, referenced_variables
+from dims.configuration.server_urls import PostgresAddress, TlsMode
+from dims.configuration.servers import DatabaseKind
 
 __all__ = [
     "BotSettings",
     "Config",
+    "DatabaseKind",
     "DefaultSettings",
     "Durability",
     "FleetSettings",
     "GrantSettings",
     "IpcSettings",
     "LimitSettings",
+    "PoolSettings",
+    "PostgresAddress",
+    "Preset",
     "RestartSettings",
     "ServerKind",
     "ServerSettings",
+    "StorageSettings",
     "TelegramSettings",
+    "TlsMode",
     "check_handlers_source",
     "load_config",
     "masked",

@@ -17,6 +17,8 @@ PRIVATE_FILE = 0o600
 STATE_DIR_VARIABLE = "DIMS_STATE_DIR"
 CONFIG_VARIABLE = "DIMS_CONFIG"
 DEFAULT_CONFIG = "bots.yaml"
+SERVERS = ("postgres", "valkey")
+"""Those that DIMS brings along."""
 
 
 def state_path(config: Path, given: str | None) -> Path:
@@ -101,6 +103,11 @@ class Layout:
         """Where the sandbox answers commands."""
         return self.runtime / "sandbox.sock"
 
+    def server_sockets(self, server: str) -> Path:
+        """The directory of an embedded server's socket, which another user may own (see
+        `dims.storage.embedded.home`)."""
+        return self.runtime.with_name(f"{self.runtime.name}-{server}")
+
     @property
     def mail(self) -> Path:
         """One mailbox per recipient."""
@@ -145,6 +152,15 @@ class Layout:
         for suffix in (".peer", ".bell"):
             for path in self.runtime.glob(f"*{suffix}"):
                 path.unlink(missing_ok=True)
+
+    def remove_server_sockets(self) -> None:
+        """Removes what embedded servers that were killed left. None may run."""
+        for server in SERVERS:
+            sockets = self.server_sockets(server)
+            for path in sockets.glob("*"):
+                path.unlink(missing_ok=True)
+            if sockets.is_dir():
+                sockets.rmdir()
 
     def make_runtime(self) -> None:
         """Makes the runtime directory; raises StateError when it is not ours alone."""

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from dims import correlation
 from dims.layout import PRIVATE_FILE
 
 SERVICE_LOG_BYTES = 10_000_000
@@ -68,6 +69,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (in_hand := correlation.current()) is not None:
+            line["correlation"] = in_hand
         line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
         if record.exc_info:
             line["error"] = "".join(traceback.format_exception(*record.exc_info))

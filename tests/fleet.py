@@ -114,8 +114,38 @@ def as_nobody(work: Callable[[], object]) -> Result:
     return Result(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), *said)
 
 
+ECHO = """\
+from telethon import events
+
+bot = None
+
+
+async def setup(context):
+    global bot
+    bot = context
+
+
+@events.register(events.NewMessage(pattern=r"/start\\b", incoming=True))
+async def start(event):
+    await event.respond("Hello! Send me a text, and I send it back.")
+    raise events.StopPropagation
+
+
+@events.register(events.NewMessage(incoming=True, func=lambda event: event.is_private))
+async def echo(event):
+    if event.raw_text:
+        await event.respond(bot.settings.get("prefix", "") + event.raw_text, parse_mode=None)
+"""
+"""A bot without a database, for fleets that are about something else."""
+WITHOUT_STORAGE = "\nstorage: {database: off, redis: off}\n"
+
+
 class Fleet:
-    """One bots.yaml in a directory of its own, and all that `dims` does with it."""
+    """One bots.yaml in a directory of its own, and all that `dims` does with it.
+
+    A `bots_yaml` that says nothing of storage gets none: servers of its own for each of hundreds of
+    fleets would take the machine's time.
+    """
 
     def __init__(
         self,
@@ -128,7 +158,8 @@ class Fleet:
         self.directory = directory.resolve()
         self.config = self.directory / "bots.yaml"
         if bots_yaml is not None:
-            self.write("bots.yaml", bots_yaml)
+            silent = bots_yaml.strip() and "storage:" not in bots_yaml
+            self.write("bots.yaml", bots_yaml + (WITHOUT_STORAGE if silent else ""))
         for name, text in (files or {}).items():
             self.write(name, text)
         self.layout = Layout(self.directory / ".dims")

@@ -6,14 +6,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
 
 from telethon import TelegramClient
 
 from dims.bot_worker.mail import Mail
 from dims.bot_worker.memory import unshared_bytes
 from dims.bot_worker.messages import F
+from dims.bot_worker.storage import Storage
 from dims.ipc.envelope import Priority
+
+if TYPE_CHECKING:
+    from dims.storage.database import Database
+    from dims.storage.transaction import Transaction
 
 
 class BotContext:
@@ -29,6 +35,7 @@ class BotContext:
         incarnation: int,
         leave: Callable[[str], None],
         mail: Mail,
+        storage: Storage,
     ) -> None:
         self.id = bot
         self.client = client
@@ -38,6 +45,7 @@ class BotContext:
         self._incarnation = incarnation
         self._leave = leave
         self._mail = mail
+        self._storage = storage
         self._started_s = time.monotonic()
 
     def status(self) -> dict[str, Any]:
@@ -54,6 +62,25 @@ class BotContext:
         self._leave(reason)
         # One turn of the loop, so that what the caller sent before is on its way.
         await asyncio.sleep(0)
+
+    # What the bot knows
+
+    @property
+    def db(self) -> Database:
+        """The bot's own part of the database: `users`, `chats`, `messages`, `settings` and more,
+        raw SQL, `session()` for SQLAlchemy; see docs/storage.md.
+
+        Nobody else's rows can be read or written with it. Raises ServiceError where
+        `storage.database` is off.
+        """
+        return self._storage.database
+
+    def tx(
+        self, *, isolation: str | None = None, read_only: bool = False
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """`async with bot.tx():` all that is done with `bot.db` inside, or nothing of it; inside
+        another one a savepoint. Raises as `Database.tx`."""
+        return self.db.tx(isolation=isolation, read_only=read_only)
 
     # Messages to and from other bots
 

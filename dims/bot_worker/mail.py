@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec import structs
 
+from dims import correlation
 from dims.bot_worker import messages
 from dims.bot_worker.messages import Handler, Message, as_priority
 from dims.bot_worker.terms import MailTerms
@@ -220,7 +221,7 @@ class Mail:
             None,
             wrap_body(body),
             wants_reply=asks,
-            correlation=(cause.correlation or cause.id) if cause is not None else None,
+            correlation=_correlation(cause),
             causation=cause.id if cause is not None else None,
             expires_s=None if expires_in_s is None else time.time() + expires_in_s,
         )
@@ -313,9 +314,11 @@ class Mail:
         except ValueError as error:
             raise Undeliverable(f"the body does not fit: {_without_values(error)}") from error
         token = _current.set(envelope)
+        inner = correlation.begin(envelope.correlation or envelope.id)
         try:
             result = await handler.function(message)
         finally:
+            correlation.end(inner)
             _current.reset(token)
         return wrap_body(result) if envelope.wants_reply else None
 
@@ -480,6 +483,14 @@ class _deadline:  # noqa: N801 (reads as the statement it is)
                 f"no answer to {self._request.kind!r} from {self._request.recipient}"
                 f" within {self._timeout_s:g} s"
             ) from late
+
+
+def _correlation(cause: Envelope | None) -> MessageId | None:
+    """That of the message in hand, else of the update in hand; None where something begins."""
+    if cause is not None:
+        return cause.correlation or cause.id
+    inherited = correlation.current()
+    return None if inherited is None else MessageId(inherited)
 
 
 def _as_it_travels(envelope: Envelope) -> Envelope:

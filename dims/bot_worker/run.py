@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from dims import logs
@@ -11,19 +12,25 @@ from dims.bot_worker.terms import read_terms
 from dims.bot_worker.worker import Worker
 from dims.errors import BotError
 
+StorageOf = AbstractAsyncContextManager[Mapping[str, Any] | None]
 
-def run_in_foreground(wire: Mapping[str, Any]) -> None:
-    """Runs until Ctrl-C or TERM. Raises BotError with the reason when the bot cannot go on."""
+
+def run_in_foreground(wire: Mapping[str, Any], storage: StorageOf) -> None:
+    """Runs until Ctrl-C or TERM, with the storage terms that `storage` brings for as long.
+
+    Raises BotError with the reason when the bot cannot go on, and what `storage` raises.
+    """
     terms = read_terms(wire)
     logs.dump_stacks_on_signal()
     logs.log_to_terminal(terms.bot, terms.secrets)
-    failure = asyncio.run(_run(wire))
+    failure = asyncio.run(_run(wire, storage))
     if failure is not None:
         raise BotError(failure)
 
 
-async def _run(wire: Mapping[str, Any]) -> str | None:
-    worker = Worker(read_terms(wire), 1, None)
-    worker.leave_on_signals()
-    failure = await worker.run()
-    return failure.reason if failure is not None else None
+async def _run(wire: Mapping[str, Any], storage: StorageOf) -> str | None:
+    async with storage as found:
+        worker = Worker(read_terms({**wire, "storage": found}), 1, None)
+        worker.leave_on_signals()
+        failure = await worker.run()
+        return failure.reason if failure is not None else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dims.configuration.server_urls import PostgresAddress
 from dims.ipc.grants import Grant, Grants
 from dims.ipc.mailbox.retry import RetryPolicy
 
@@ -41,6 +42,25 @@ class MailTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageTerms:
+    """Where the bot's database is, as whom to go there, and how many connections it may have."""
+
+    address: PostgresAddress
+    replica: PostgresAddress | None
+    is_pooled: bool
+    """`address` is a pooler such as PgBouncer."""
+    pool: Mapping[str, Any]
+    """The fields of dims.storage.pool.PoolSettings."""
+    replica_lag_s: float
+    share: int
+    """Connections that are the bot's own, without asking the brain."""
+
+    def moved(self, wire: Mapping[str, Any]) -> StorageTerms:
+        """With the `address` and `replica` of an order; raises KeyError, TypeError, ValueError."""
+        return replace(self, address=_address(wire["address"]), replica=_replica(wire))
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """One bot's identity, secrets, server, code and limits."""
 
@@ -62,6 +82,7 @@ class Terms:
     """Texts in `settings` that are secrets."""
     limits: Limits
     mail: MailTerms
+    storage: StorageTerms | None
     session: Path
     lease: Path
     log: Path
@@ -72,6 +93,8 @@ class Terms:
         candidates = (self.token, self.token.partition(":")[2], self.api_hash, self.proxy or "")
         # A short text such as the sandbox's "sandbox" is no secret and would blank out words.
         own = [text for text in candidates if len(text) >= 16]
+        if self.storage is not None:
+            own.append(self.storage.address.password)
         return (*own, *worth_hiding(self.hidden))
 
 
@@ -102,6 +125,7 @@ def read_terms(wire: Mapping[str, Any]) -> Terms:
         hidden=tuple(wire["hidden"]),
         limits=Limits(**{name: limits[name] for name in names}),
         mail=_read_mail(wire["mail"]),
+        storage=_read_storage(wire["storage"]) if wire.get("storage") else None,
         session=Path(wire["session"]),
         lease=Path(wire["lease"]),
         log=Path(wire["log"]),
@@ -119,3 +143,24 @@ def _read_mail(wire: Mapping[str, Any]) -> MailTerms:
         handlers_at_once=wire["handlers_at_once"],
         grants=Grants(tuple(map(Grant.from_wire, wire["grants"]))),
     )
+
+
+def _read_storage(wire: Mapping[str, Any]) -> StorageTerms:
+    pool = dict(wire["pool"])
+    lag_s = float(pool.pop("replica_lag_s"))
+    return StorageTerms(
+        address=_address(wire["address"]),
+        replica=_replica(wire),
+        is_pooled=wire["is_pooled"],
+        pool=pool,
+        replica_lag_s=lag_s,
+        share=wire["share"],
+    )
+
+
+def _address(wire: Mapping[str, Any]) -> PostgresAddress:
+    return PostgresAddress.from_wire(wire)
+
+
+def _replica(wire: Mapping[str, Any]) -> PostgresAddress | None:
+    return _address(wire["replica"]) if wire.get("replica") else None

@@ -13,8 +13,10 @@ from typing import Any
 
 from telethon import TelegramClient, events
 
+from dims import correlation
 from dims.bot_worker.session import FileSession, has_pts
 from dims.bot_worker.watermark import Ticket, Watermark
+from dims.ipc.ids import new_id
 
 
 class UpdateTracker:
@@ -80,6 +82,8 @@ class UpdateTracker:
             raise events.StopPropagation
         self._busy.add(task)
         self._idle.clear()
+        # The task is this update's own: all its handlers run in it.
+        correlation.begin(new_id())
         # Telethon starts a task per update without bound; this is the bound on running handlers.
         await self._slots.acquire()
         task.add_done_callback(lambda ended: self._done(ended, ticket))

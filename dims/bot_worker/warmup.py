@@ -25,3 +25,13 @@ from dims.bot_worker.rehearsal import rehearse
 def warm_up() -> None:
     """Imports everything above, and plays a worker's life."""
     rehearse()
+
+
+def warm_up_with_database() -> None:
+    """The same, and the driver that bots with a database need."""
+    import asyncpg  # type: ignore[import-untyped]  # noqa: F401, PLC0415 (see the module)
+
+    import dims.storage.connecting  # noqa: PLC0415
+    import dims.storage.database  # noqa: F401, PLC0415
+
+    rehearse()

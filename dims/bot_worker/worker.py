@@ -37,6 +37,7 @@ from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
 from dims.bot_worker.mail import Mail
 from dims.bot_worker.memory import give_back, unshared_bytes
 from dims.bot_worker.session import FileSession
+from dims.bot_worker.storage import Storage
 from dims.bot_worker.terms import Terms, read_terms
 from dims.bot_worker.updates import UpdateTracker
 from dims.errors import AlreadyRunningError, RefusedError, UsageError
@@ -72,6 +73,8 @@ class Worker:
         self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
         self.mail = Mail(terms.bot, terms.mail, incarnation, bond)
+        tell = bond.say if bond is not None else None
+        self.storage = Storage(terms.bot, terms.storage, tell, self._hide)
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
         self.commands = Commands(
@@ -140,6 +143,7 @@ class Worker:
             incarnation=self._incarnation,
             leave=self._recycle,
             mail=self.mail,
+            storage=self.storage,
         )
         self._add_message_handlers(self._module)
         for function, builder in handlers.registered(self._module):
@@ -245,6 +249,7 @@ class Worker:
             "unshared_bytes": memory,
             "updates": tracker.seen,
             "trouble": self._trouble or self.mail.trouble,
+            **self.storage.readings(),
         }
         self._bond.heartbeat(readings)
 
@@ -289,6 +294,7 @@ class Worker:
             # teardown() is the bot's own code; leaving must not fail on it.
             _log.exception("teardown() failed")
         await self.mail.close()
+        await self.storage.close()
         try:
             async with asyncio.timeout(limit_s):
                 await client.disconnect()
@@ -332,6 +338,9 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
         elif kind == "introduced":
             if worker is not None:
                 worker.mail.introduced(body)
+        elif kind in ("connections", "storage"):
+            if worker is not None:
+                worker.storage.heed(kind, body)
         else:
             raise RefusedError(f"this worker does not know {kind!r}")
 
@@ -349,6 +358,7 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
         terms.bot, terms.log, terms.secrets, (limits.log_bytes, limits.log_files)
     )
     worker = Worker(terms, incarnation, bond)
+    bond.on_rejoined = worker.storage.rejoined
     worker.rotating = rotating
     if heeds_signals:
         worker.leave_on_signals()

@@ -26,6 +26,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "bot": ("dims.cli.bot_commands", "bot", "List, start, stop, restart, explain, tell bots."),
     "run": ("dims.cli.run_command", "run", "Run one bot right here, without a supervisor."),
     "ipc": ("dims.cli.ipc_commands", "ipc", "See and send messages between bots."),
+    "db": ("dims.cli.db_commands", "db", "Look after the database."),
     "config": ("dims.cli.config_commands", "config", "Check or show the configuration."),
     "sandbox": ("dims.cli.sandbox_commands", "sandbox", "Talk to bots on the local Telegram."),
 }

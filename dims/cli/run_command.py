@@ -6,23 +6,29 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dims.bot_worker.run import run_in_foreground
 from dims.cli.launch import refuse_taken_port, scrubbed
 from dims.cli.where import Where, located
-from dims.config import Config, ServerKind, load_config
+from dims.config import Config, DatabaseKind, PostgresAddress, ServerKind, load_config
 from dims.errors import NotRunningError, ServiceError
 from dims.ipc.client import ControlClient
+from dims.locks import holder
 from dims.prctl import end_with_parent
 from dims.supervisor.units import (
     TelegramAddress,
     configured_address,
     sandbox_address,
+    storage_terms,
     worker_terms,
 )
+
+if TYPE_CHECKING:
+    from dims.steward.roles import Roles
 
 SANDBOX_WITHIN_S = 20.0
 
@@ -42,7 +48,50 @@ def run(place: Where, bot: str) -> None:
             address, token = stack.enter_context(_in_sandbox(place, config, bot, token))
         mark = "SANDBOX  " if config.telegram.server.kind is ServerKind.SANDBOX else ""
         click.echo(f"{mark}runs {bot} here; Ctrl-C ends", err=True)
-        run_in_foreground(worker_terms(config, place.layout, settings, address, token or ""))
+        wire = worker_terms(config, place.layout, settings, address, token or "", storage=None)
+        run_in_foreground(wire, _storage(place, config, bot))
+
+
+@contextlib.asynccontextmanager
+async def _storage(
+    place: Where, config: Config, bot: str
+) -> AsyncIterator[Mapping[str, Any] | None]:
+    """The storage terms of the bot, its database ready for it; None without a database.
+
+    The steward of a running fleet has seen to that; otherwise it is done here. Raises ServiceError.
+    """
+    if config.storage.database_kind is DatabaseKind.OFF:
+        yield None
+        return
+    from dims.steward.roles import Roles  # noqa: PLC0415 (other commands need none of these)
+    from dims.storage.administration import reachable, shape_of  # noqa: PLC0415
+    from dims.storage.sealed_roles import SealedRoles, roles_file  # noqa: PLC0415
+
+    bots = [one.id for one in config.bots]
+    async with reachable(config, place.layout, say=_say, may_make=True) as reached:
+        sealed = SealedRoles.load(roles_file(place.layout.state))
+        roles = Roles(sealed, shape_of(config), bots)
+        if holder(place.layout.lock) is None:
+            await _prepare(config, reached.address, roles)
+        handed = roles.handed()
+        if bot not in handed.roles:
+            reason = handed.refused.get(bot, "the running fleet has made no role for it")
+            raise ServiceError(f"{bot} has no role in the database: {reason}")
+        address = config.storage.pooler_address or reached.address
+        yield storage_terms(config, address, *handed.roles[bot])
+
+
+async def _prepare(config: Config, address: PostgresAddress, roles: Roles) -> None:
+    from dims.steward.preparation import prepare  # noqa: PLC0415
+    from dims.storage.administration import connected, shape_of  # noqa: PLC0415
+
+    async with connected(address) as connection:
+        migrates = config.storage.migrate
+        await prepare(connection, address, shape_of(config), roles, migrates=migrates)
+
+
+def _say(text: str) -> None:
+    click.echo(f"dims: {text}", err=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
 LOOK_S = 0.1
 SETTLED = frozenset({"ready", "degraded", "failed", "waiting", "stopped"})
 """States that waiting longer does not change soon; the others are on their way."""
+NOT_WAITED_FOR = frozenset({"valkey"})
+"""Services that bots start without; `dims health` says what is wrong with them."""
 
 
 def until_settled(
@@ -57,6 +59,8 @@ def complain_about(bots: list[dict[str, Any]]) -> None:
 
 def _complain_about_services(place: Where, services: list[dict[str, Any]]) -> None:
     for service in services:
+        if service["id"] in NOT_WAITED_FOR:
+            continue
         if service["state"] == "failed" or _backs_off_for_long(service):
             name, reason = service["id"], service["reason"]
             # What died without a word may have left one in its log.

@@ -47,7 +47,9 @@ _MISSING = {
     "to": "say which bots they may send to",
 }
 _LIKE_A_NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
-SECRETS = frozenset({"token", "api_hash", "proxy", "settings"})
+SECRETS = frozenset(
+    {"token", "api_hash", "proxy", "settings", "database", "replica", "pooler", "redis"}
+)
 
 
 def validate(

@@ -77,6 +77,16 @@ def public_key_fault(path: Path) -> str:
     return ""
 
 
+def tls_file_fault(path: Path, *, is_key: bool) -> str:
+    """What is wrong with a file of certificates or a private key, or an empty text."""
+    if fault := _not_a_file(path):
+        return fault
+    raw = _read(path, 0)
+    if isinstance(raw, str):
+        return raw
+    return _mode_fault(path) if is_key else ""
+
+
 def _not_a_file(path: Path) -> str:
     try:
         mode = path.stat().st_mode

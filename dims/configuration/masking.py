@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from dims.configuration.document import ItemPath
 from dims.configuration.models import Config
+from dims.configuration.storage import URLS
 
 _SECRET_NAME = re.compile(
     r"token|secret|passw|credential|private|api_?(?:key|hash)|_key$", re.IGNORECASE
@@ -35,12 +36,22 @@ def masked(config: Config) -> dict[str, Any]:
         "fleet": config.fleet.model_dump(mode="json"),
         "ipc": config.ipc.model_dump(mode="json"),
         "grants": [grant.model_dump(mode="json", by_alias=True) for grant in config.grants],
+        "storage": _storage(config),
         "defaults": {
             **config.defaults.model_dump(mode="json", exclude={"settings"}),
             "settings": _settings(config.defaults.settings, config, ("defaults", "settings")),
         },
         "bots": [_bot(config, index) for index in range(len(config.bots))],
     }
+
+
+def _storage(config: Config) -> dict[str, Any]:
+    storage = config.storage
+    shown = storage.model_dump(mode="json")
+    for name in URLS:
+        if isinstance(url := getattr(storage, name), SecretStr):
+            shown[name] = _secret(url, config, ("storage", name))
+    return shown
 
 
 def secret_settings(config: Config, bot_id: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,15 +26,31 @@ from pydantic import (
 )
 
 from dims.configuration.faults import did_you_mean
+from dims.configuration.server_urls import PostgresAddress, parse_postgres_url
+from dims.configuration.servers import Database, DatabaseKind, OtherDatabase, Redis
 from dims.configuration.variables import FromVariable
 from dims.errors import UsageError
 
 WEEK_S = 604_800
-RESERVED_IDS = ("brain", "cli", "keeper", "operator", "sandbox", "zygote")
+RESERVED_IDS = (
+    "auditor",
+    "brain",
+    "cli",
+    "keeper",
+    "migrator",
+    "operator",
+    "postgres",
+    "sandbox",
+    "steward",
+    "valkey",
+    "zygote",
+)
 """No bot may have these: they name DIMS's own processes in messages, units and log files."""
 _USERNAME = re.compile(r"@[A-Za-z][A-Za-z0-9_]{3,31}")
 _ID_GLOB = re.compile(r"[a-z*?][a-z0-9_*?-]{0,63}")
 _KIND_GLOB = re.compile(r"[A-Za-z*?][A-Za-z0-9_.*?-]{0,63}")
+_PREFIX = re.compile(r"(?!pg(?:_|$))[a-z][a-z0-9_]{0,15}")
+"""PostgreSQL keeps names that begin with pg_ for itself."""
 
 
 def _number(value: object) -> object:
@@ -46,6 +62,12 @@ def _number(value: object) -> object:
             except ValueError:
                 continue
     return value
+
+
+def _truth(value: object) -> object:
+    """As `_number`, for true and false."""
+    words = {"true": True, "false": False}
+    return words.get(value, value) if isinstance(value, FromVariable) else value
 
 
 def _plain_text(value: object) -> object:
@@ -80,6 +102,15 @@ def _kind_glob(value: str) -> str:
     return value
 
 
+def _prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError(
+            "must be 1 to 16 lower-case letters, digits or '_', begin with a letter, "
+            "and leave pg to PostgreSQL"
+        )
+    return value
+
+
 def _some(value: object) -> object:
     if value in ([], ()):
         raise ValueError("must name at least one")
@@ -97,6 +128,7 @@ Factor = Annotated[
 ]
 WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_number)]
 PlainText = Annotated[str, AfterValidator(str)]
+Truth = Annotated[bool, Field(strict=True), BeforeValidator(_truth)]
 Secret = Annotated[SecretStr, Field(min_length=1), BeforeValidator(_plain_text)]
 Admin = Annotated[int | str, BeforeValidator(_admin)]
 
@@ -275,6 +307,110 @@ class GrantSettings(Settings):
     kinds: KindGlobs = ("*",)
 
 
+class Preset(StrEnum):
+    """How large the connection pools of the workers are; see `PRESETS`."""
+
+    SMALL = "small"
+    DEFAULT = "default"
+    LARGE = "large"
+
+
+class PoolSettings(Settings):
+    """The connections of one worker: how many, how long kept, how long waited for.
+
+    A bot's role may have 10 at once. A statement that takes `slow_s` is logged. Reads go to the
+    replica while it is at most `replica_lag_s` behind.
+    """
+
+    max_size: Annotated[WholeNumber, Field(ge=1, le=10)] = 4
+    idle_s: Seconds = 10.0
+    acquire_s: Seconds = 5.0
+    statement_s: Seconds = 30.0
+    slow_s: Seconds = 0.5
+    replica_lag_s: SecondsOrZero = 2.0
+
+
+PRESETS = {
+    Preset.SMALL: PoolSettings(max_size=2, idle_s=5.0, statement_s=10.0),
+    Preset.DEFAULT: PoolSettings(),
+    Preset.LARGE: PoolSettings(
+        max_size=8, idle_s=60.0, acquire_s=10.0, statement_s=60.0, slow_s=1.0
+    ),
+}
+
+
+class StorageSettings(Settings):
+    """Where the fleet's data are, and what the workers' connections may take.
+
+    `database` and `redis` are a word or a URL; URLs stay secret, and `database_address` and its
+    like give them parsed. `pool` is complete: the preset with the file's own keys over it.
+    """
+
+    database: Database = DatabaseKind.EMBEDDED
+    replica: OtherDatabase = None
+    pooler: OtherDatabase = None
+    redis: Redis = DatabaseKind.EMBEDDED
+    preset: Preset = Preset.DEFAULT
+    pool: PoolSettings = Field(default_factory=PoolSettings)
+    prefix: Annotated[PlainText, AfterValidator(_prefix)] = "dims"
+    partitions: Annotated[WholeNumber, Field(ge=1, le=64)] = 10
+    connections: Annotated[WholeNumber, Field(ge=1, le=10_000)] | None = None
+    rotate_days: Annotated[WholeNumber, Field(ge=0, le=3_650)] = 30
+    migrate: Truth = True
+
+    @field_validator("replica", "pooler")
+    @classmethod
+    def _beside_a_url(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        database = info.data.get("database")
+        if url is not None and isinstance(database, DatabaseKind):
+            raise ValueError(
+                f"is for a database with a URL only, and database is {database.value}: remove it"
+            )
+        return url
+
+    @field_validator("pool", mode="before")
+    @classmethod
+    def _over_preset(cls, pool: Any, info: ValidationInfo) -> Any:
+        """What is not said in the pool, the preset says."""
+        said = pool.model_dump(exclude_unset=True) if isinstance(pool, PoolSettings) else pool
+        preset = PRESETS[info.data.get("preset", Preset.DEFAULT)]
+        return preset.model_dump() | said if isinstance(said, dict) else said
+
+    @property
+    def database_kind(self) -> DatabaseKind:
+        """Whether PostgreSQL is embedded, off, or at a URL."""
+        return self.database if isinstance(self.database, DatabaseKind) else DatabaseKind.URL
+
+    @property
+    def database_address(self) -> PostgresAddress | None:
+        """The server of the URL; None without one."""
+        return None if isinstance(self.database, DatabaseKind) else _address(self.database)
+
+    @property
+    def replica_address(self) -> PostgresAddress | None:
+        """Where reads may go; None: to the database."""
+        return _address(self.replica)
+
+    @property
+    def pooler_address(self) -> PostgresAddress | None:
+        """Where workers connect; None: to the database."""
+        return _address(self.pooler)
+
+    @property
+    def redis_kind(self) -> DatabaseKind:
+        """Whether Redis is embedded (Valkey), off, or at a URL."""
+        return self.redis if isinstance(self.redis, DatabaseKind) else DatabaseKind.URL
+
+    @property
+    def redis_url(self) -> SecretStr | None:
+        """The URL of Redis; None without one."""
+        return None if isinstance(self.redis, DatabaseKind) else self.redis
+
+
+def _address(url: SecretStr | None) -> PostgresAddress | None:
+    return None if url is None else parse_postgres_url(url.get_secret_value())
+
+
 class DefaultSettings(Settings):
     """What a bot gets where it says nothing itself."""
 
@@ -312,6 +448,7 @@ class Config(Settings):
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     ipc: IpcSettings = Field(default_factory=IpcSettings)
     grants: tuple[GrantSettings, ...] = ()
+    storage: StorageSettings = Field(default_factory=StorageSettings)
     defaults: DefaultSettings = Field(default_factory=DefaultSettings)
     bots: tuple[BotSettings, ...]
     sources: Mapping[tuple[str | int, ...], str] = Field(default_factory=dict, repr=False)

@@ -18,11 +18,12 @@ from dims.configuration.files import HOW_TO_BEGIN, read_config_text
 from dims.configuration.grants import read_grants
 from dims.configuration.ground import Ground, tidy
 from dims.configuration.models import Config, DefaultSettings, FleetSettings, IpcSettings
+from dims.configuration.storage import read_storage
 from dims.configuration.telegram import read_telegram
 from dims.configuration.variables import OWN_NAMES, names_in, read_dotenv
 from dims.errors import ConfigError
 
-SECTIONS = ["telegram", "fleet", "ipc", "grants", "defaults", "bots"]
+SECTIONS = ["telegram", "fleet", "ipc", "grants", "storage", "defaults", "bots"]
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
@@ -41,7 +42,8 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     defaults = ground.section(DefaultSettings, ("defaults",), raw_defaults)
     bots = read_bots(ground, server.kind if server else None)
     grants = read_grants(ground)
-    if ground.faults or telegram is None:
+    storage = read_storage(ground)
+    if ground.faults or telegram is None or storage is None:
         raise _error(path, ground.faults)
     return Config(
         path=path,
@@ -50,6 +52,7 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         fleet=fleet,
         ipc=ipc,
         grants=grants,
+        storage=storage,
         defaults=defaults,
         bots=bots,
         sources=ground.sources,

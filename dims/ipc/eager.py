@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 _CAN_BE_EAGER = sys.version_info >= (3, 12)
@@ -18,13 +19,14 @@ _CAN_BE_EAGER = sys.version_info >= (3, 12)
 def start_now(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
 ) -> asyncio.Task[None]:
-    """A task that has run to its first wait, or to its end. For callbacks: within another task,
-    and on loops that do not show their queue, it starts in the next turn."""
+    """A task in a context of its own that has run to its first wait, or to its end. For callbacks:
+    within another task, and on loops that do not show their queue, it starts in the next turn."""
+    context = Context()
     if asyncio.current_task(loop) is not None:
-        return loop.create_task(work)
+        return loop.create_task(work, context=context)
     if _CAN_BE_EAGER:
-        return asyncio.Task(work, loop=loop, eager_start=True)  # type: ignore[call-arg]
-    task = loop.create_task(work)
+        return asyncio.Task(work, loop=loop, context=context, eager_start=True)  # type: ignore[call-arg]
+    task = loop.create_task(work, context=context)
     ready = getattr(loop, "_ready", None)
     if ready:
         # Nothing can have come behind it: the loop's own thread is here.

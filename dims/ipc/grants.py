@@ -21,7 +21,9 @@ OPERATOR = "operator"
 MOST_DECISIONS = 8_192
 """Decisions kept in memory; those not asked for the longest are made anew."""
 
-_OWN_NAMES = frozenset({BRAIN, "cli", "keeper", OPERATOR, "sandbox", "zygote"})
+_OWN_NAMES = frozenset(
+    {BRAIN, "cli", "keeper", OPERATOR, "postgres", "sandbox", "steward", "valkey", "zygote"}
+)
 _FIELDS = {"from": "senders", "to": "recipients", "kinds": "kinds"}
 
 

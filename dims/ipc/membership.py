@@ -54,6 +54,8 @@ class Membership:
         self._ready: Mapping[str, Any] | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._closed = False
+        self.on_rejoined: Callable[[], None] | None = None
+        """Called after each hello to another brain but the first."""
         self._parted = asyncio.Event()
         self.alone_since_s: float | None = None
         """Loop time since when no brain is there; None while one is."""
@@ -68,6 +70,10 @@ class Membership:
         """Says that this process may serve; said again to every new brain."""
         self._ready = body
         self._say("ready", body, Priority.HIGH)
+
+    def say(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Says something that needs no answer; nothing while no brain is there."""
+        self._say(kind, body, Priority.HIGH)
 
     def heartbeat(self, body: Mapping[str, Any]) -> None:
         """Says that this process lives, with its readings."""
@@ -122,6 +128,8 @@ class Membership:
         self._say("hello", self._about, Priority.URGENT)
         if self._ready is not None:
             self._say("ready", self._ready, Priority.HIGH)
+        if self.on_rejoined is not None and self._welcome is not None and self._welcome.done():
+            self.on_rejoined()
 
     def _make(self) -> Channel:
         return Channel(self._heard, self._lost, name=self._name)

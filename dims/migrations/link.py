@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from dims.configuration.server_urls import PostgresAddress
 from dims.errors import ServiceError, StateError
+from dims.storage.connecting import connect
 from dims.storage.ground import Server
 
-DRIVER = "postgresql+asyncpg"
+DRIVER = "postgresql+asyncpg://"
+APPLICATION = "dims migrations"
+CONNECTS_WITHIN_S = 10.0
 OLDEST = 150_000
 """security_invoker views need PostgreSQL 15."""
 LOCK_NOT_AVAILABLE = "55P03"
@@ -26,21 +29,27 @@ _DISK_FULL = "53100"
 
 
 @contextlib.asynccontextmanager
-async def connected(url: URL, options: Mapping[str, Any]) -> AsyncIterator[AsyncConnection]:
-    """A connection of its own, closed at the end. Raises ServiceError when there is none to get.
+async def connected(address: PostgresAddress) -> AsyncIterator[AsyncConnection]:
+    """A connection of its own, closed at the end. Raises ServiceError or TimedOutError when
+    there is none to get.
 
     Connect to the server itself: a pooler in transaction mode loses the migration lock.
     """
-    given = {"server_settings": {"application_name": "dims migrations"}, **options}
-    engine = create_async_engine(url.set(drivername=DRIVER), poolclass=NullPool, connect_args=given)
+
+    async def make() -> asyncpg.Connection:
+        # SQLAlchemy brings its own codecs of JSON.
+        return await connect(
+            address, timeout_s=CONNECTS_WITHIN_S, application_name=APPLICATION, json_codecs=False
+        )
+
+    engine = create_async_engine(DRIVER, poolclass=NullPool, async_creator=make)
     try:
         try:
             connection = await engine.connect()
-        except (OSError, asyncpg.PostgresError, SQLAlchemyError, TimeoutError) as error:
+        except (OSError, asyncpg.PostgresError, SQLAlchemyError) as error:
             raise ServiceError(
-                f"cannot connect to PostgreSQL at {url.render_as_string(hide_password=True)}: "
-                f"{_first_line(error)}",
-                hint="check address, user and password of `storage.database`",
+                f"cannot talk to PostgreSQL at {address}: {_first_line(error)}",
+                hint="the connection broke: try again",
             ) from error
         try:
             yield connection

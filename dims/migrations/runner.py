@@ -9,17 +9,18 @@ nothing. A dry run is the same transaction, taken back: it holds the locks it sh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dims.configuration.server_urls import PostgresAddress
 from dims.errors import StateError, TimedOutError, UsageError
 from dims.migrations import locks
 from dims.migrations.catalogue import Difference, catalogue, differences, faults
@@ -36,7 +37,7 @@ from dims.migrations.locks import Lock
 from dims.migrations.risks import risks
 from dims.migrations.steps import SHAPE
 from dims.storage import ground
-from dims.storage.names import SCHEMA, Shape, quoted
+from dims.storage.names import SCHEMA, Shape, literal, quoted
 
 BIG_BYTES = 8 << 20
 """A table above that is big: to read it takes longer than bots should wait."""
@@ -122,24 +123,20 @@ class Migrations:
 
     def __init__(
         self,
-        url: URL,
+        address: PostgresAddress,
         *,
         shape: Shape | None = None,
         history: History | None = None,
         limits: Limits | None = None,
         progress: Tell = _ignore,
-        connect_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`shape` is what a new database gets; one that is there keeps its partitions.
-
-        `connect_options` go to asyncpg.connect (`ssl`, `timeout`). Raises UsageError.
-        """
+        """`shape` is what a new database gets; one that is there keeps its partitions. Raises
+        UsageError."""
         self.history = history or History()
-        self._url = url
+        self._address = address
         self._shape = (shape or Shape()).check()
         self._limits = limits or Limits()
         self._progress = progress
-        self._options = dict(connect_options or {})
 
     async def migrate(
         self, to: str = HEAD, *, dry_run: bool = False, allow_unsafe: bool = False
@@ -191,7 +188,7 @@ class Migrations:
 
     async def status(self) -> Status:
         """Where the database is. Takes no lock. Raises ServiceError, StateError."""
-        async with connected(self._url, self._options) as connection:
+        async with connected(self._address) as connection:
             return await connection.run_sync(self._status)
 
     async def check(self) -> list[Difference]:
@@ -265,7 +262,7 @@ class Migrations:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[AsyncConnection]:
-        async with connected(self._url, self._options) as connection:
+        async with connected(self._address) as connection:
             await connection.run_sync(server_of)
             wait_s = self._limits.migration_lock_s
             limit_ms = max(1, int(wait_s * 1000))
@@ -434,9 +431,10 @@ class _Work:
             module.upgrade() if step.forward else module.downgrade()
         connection.exec_driver_sql(f"DELETE FROM {SCHEMA}.alembic_version")  # noqa: S608
         if step.leads_to is not None:
+            # Not as a parameter: a dry run shows statements, not what goes with them.
             connection.exec_driver_sql(
-                f"INSERT INTO {SCHEMA}.alembic_version (version_num) VALUES ($1)",  # noqa: S608
-                (step.leads_to,),
+                f"INSERT INTO {SCHEMA}.alembic_version (version_num) "  # noqa: S608 (our own)
+                f"VALUES ({literal(step.leads_to)})"
             )
 
     def _say(self, connection: Connection, statement: str) -> None:

@@ -7,7 +7,8 @@ bots may, and may not become it. Passwords travel as verifiers only.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -15,12 +16,50 @@ from dims.errors import ServiceError, StateError
 from dims.storage.embedded.seal import new_password
 from dims.storage.ground import BOT_CONNECTIONS, BOT_SETTINGS, membership
 from dims.storage.names import Shape, literal, quoted
-from dims.storage.schema import audit_log, tenant_tables
 from dims.storage.scram import verifier
 
 _ATTRIBUTES = "LOGIN INHERIT NOCREATEDB NOCREATEROLE"
 """Superuser, replication and row security stay off as CREATE ROLE begins; only a superuser may
 say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRole:
+    """A role to be made, or given another password."""
+
+    name: str
+    verifier: str = field(repr=False)
+    is_bot: bool
+    """Whether it joins the group of bots; others are made by the first migration."""
+    exists: bool
+
+
+async def put_roles(
+    connection: asyncpg.Connection, shape: Shape, roles: Iterable[LoginRole]
+) -> None:
+    """Makes roles that do not exist, and gives all of them their passwords, in one transaction.
+
+    Raises ServiceError without the rights for that, StateError before the first migration.
+    """
+    options = membership(await _version(connection), inherit=True, may_set=False)
+    script = "\n".join(
+        f"{statement};" for role in roles for statement in _put(role, shape, options)
+    )
+    with _explained("the roles of bots"):
+        # Without parameters several statements go in one message, and are one transaction.
+        await connection.execute(script)
+
+
+def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
+    name, password = quoted(role.name), literal(role.verifier)
+    if not role.is_bot:
+        yield f"ALTER ROLE {name} LOGIN PASSWORD {password}"
+        return
+    verb = "ALTER" if role.exists else "CREATE"
+    yield f"{verb} ROLE {name} {_ATTRIBUTES} CONNECTION LIMIT {BOT_CONNECTIONS} PASSWORD {password}"
+    yield f"GRANT {quoted(shape.bot)} TO {name}{options}"
+    for setting, value in BOT_SETTINGS.items():
+        yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"
 
 
 async def create_bot_role(
@@ -101,6 +140,9 @@ async def bot_roles(connection: asyncpg.Connection, shape: Shape) -> list[str]:
 async def erase_bot(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:
     """Deletes all rows of a bot, as the owner, in one transaction; how many. What the audit log
     has of it stays, and says who erased it."""
+    # SQLAlchemy takes a third of a second to import, which every start of the steward would pay.
+    from dims.storage.schema import audit_log, tenant_tables  # noqa: PLC0415
+
     shape.bot_role(bot_id)
     erased = 0
     async with connection.transaction():
@@ -111,6 +153,14 @@ async def erase_bot(connection: asyncpg.Connection, shape: Shape, bot_id: str) -
                     bot_id,
                 )
                 erased += int(tag.rpartition(" ")[2])
+        if erased:
+            await connection.execute("DELETE FROM dims.audit_log WHERE bot_id = $1", bot_id)
+            await connection.execute(
+                "INSERT INTO dims.audit_log (bot_id, actor, action, table_name, row_key) "
+                "VALUES ($1, session_user, 'delete', 'bots', "
+                "jsonb_build_object('bot_id', $1::text))",
+                bot_id,
+            )
     return erased
 
 

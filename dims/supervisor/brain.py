@@ -83,6 +83,8 @@ def _clean_up_for_keeper(layout: Layout) -> None:
         path.unlink(missing_ok=True)
     layout.remove_worker_sockets()
     with contextlib.suppress(OSError):
+        layout.remove_server_sockets()
+    with contextlib.suppress(OSError):
         layout.runtime.rmdir()
     _remove_stale(layout.lock)
 

@@ -13,6 +13,10 @@ from dims.ipc.peer import Peer
 from dims.supervisor.facts import UnitId
 from dims.supervisor.supervisor import ProcessSupervisor
 from dims.supervisor.telling import Teller
+from dims.supervisor.units import STEWARD
+
+ROTATES_WITHIN_S = 120.0
+"""A thousand verifiers are some seconds of hashing."""
 
 
 class Control:
@@ -34,6 +38,10 @@ class Control:
                 return self.ask(request.kind, body, f"asked by user {peer.uid}")
             case "explain":
                 return self._supervisor.explain(self._one(body.get("bot")))
+            case "storage":
+                return self._supervisor.storage_status()
+            case "rotate":
+                return await self._rotate(body)
             case "tell":
                 return await self._teller.tell(self._one(body.get("bot")), body)
             case "shutdown":
@@ -44,6 +52,13 @@ class Control:
                     f"this supervisor does not know {request.kind!r}",
                     hint="it may be older than this `dims`: restart it",
                 )
+
+    async def _rotate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """New passwords for the database roles of `bots` (ids and globs; without it: all)."""
+        self._supervisor.storage.check_rotates()
+        bots = self._matching(body.get("bots") or ["*"])
+        order = {"bots": bots, "end_sessions": bool(body.get("end_sessions"))}
+        return await self._supervisor.links.request(STEWARD, "rotate", order, ROTATES_WITHIN_S)
 
     def of_bot(self, bot: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to a control command of a bot that may give it; raises a DimsError.

@@ -17,7 +17,7 @@ from typing import Protocol
 from dims.supervisor import fleet
 from dims.supervisor.facts import Fact, Granted, Incarnation, Rang, Suspended, UnitId
 from dims.supervisor.fleet import FleetRecord, Grant, Pace, WakeAfter, Wish
-from dims.supervisor.lifecycle import decide, restore
+from dims.supervisor.lifecycle import Decision, adopt, decide, restore
 from dims.supervisor.orders import (
     Arm,
     Desired,
@@ -109,8 +109,15 @@ class Engine:
     def restore(self, unit: UnitId, desired: Desired, retry_after_s: float | None) -> None:
         """Brings a stopped unit to what a former brain was asked for."""
         now_s = self._clock.monotonic()
-        record, orders = restore(self._records[unit], desired, retry_after_s, now_s)
-        self._records[unit] = record
+        self._begin(restore(self._records[unit], desired, retry_after_s, now_s))
+
+    def adopt(self, unit: UnitId, pid: int) -> None:
+        """Takes over the process that a former brain started for this unit."""
+        self._begin(adopt(self._records[unit], pid, self._clock.monotonic()))
+
+    def _begin(self, decision: Decision) -> None:
+        record, orders = decision
+        self._records[record.unit] = record
         for order in orders:
             self._perform(order)
         self._settle()

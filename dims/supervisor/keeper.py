@@ -305,9 +305,10 @@ class Keeper:
             path.unlink(missing_ok=True)
         layout.remove_worker_sockets()
         try:
+            layout.remove_server_sockets()
             self._layout.runtime.rmdir()
         except OSError as error:
-            _log(f"{self._layout.runtime} stays: {error.strerror}")
+            _log(f"{error.filename or self._layout.runtime} stays: {error.strerror}")
         self._lock.release()
 
 

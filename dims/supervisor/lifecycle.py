@@ -98,6 +98,16 @@ def restore(
     return life.record, tuple(life.orders)
 
 
+def adopt(record: UnitRecord, pid: int, now_s: float) -> Decision:
+    """The record of a unit whose process a former brain has started: it goes on, and has the time
+    of a start to join this brain and say that it is ready."""
+    record = replace(record, desired=Desired.RUNNING, alive=True, pid=pid, spawned_s=now_s)
+    life = _Life(record, now_s, 0.0)
+    life.enter(State.STARTING, "the brain was restarted, its process goes on")
+    life.arm(Timer.START, record.policy.start_timeout_s)
+    return life.record, tuple(life.orders)
+
+
 def _bounded_s(wait_s: float) -> float:
     # The order of the arguments matters: max(0.0, nan) is 0.0.
     return min(max(0.0, wait_s), LONGEST_WAIT_S)

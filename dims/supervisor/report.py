@@ -5,7 +5,7 @@ The shapes are documented in docs/json.md and stable: fields are added, never re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,14 +89,19 @@ def health(
 
 
 def explain(
-    record: UnitRecord, readings: Readings, events: list[dict[str, Any]], now_s: float
+    record: UnitRecord,
+    readings: Readings,
+    events: list[dict[str, Any]],
+    now_s: float,
+    missing: Sequence[UnitRecord] = (),
 ) -> dict[str, Any]:
-    """Why a unit is as it is: its status, the evidence, what happens next and when."""
+    """Why a unit is as it is: its status, the evidence, what happens next and when. `missing` are
+    services that it waits for."""
     status = unit_status(record, readings, now_s)
-    return {**status, "next": _next(record, now_s), "events": events}
+    return {**status, "next": _next(record, now_s, missing), "events": events}
 
 
-def _next(record: UnitRecord, now_s: float) -> str:
+def _next(record: UnitRecord, now_s: float, missing: Sequence[UnitRecord]) -> str:
     step = ""
     if record.failure is not None:
         step = NEXT_STEPS[record.failure].format(unit=record.unit)
@@ -108,6 +113,9 @@ def _next(record: UnitRecord, now_s: float) -> str:
             return f"nothing, until somebody acts: {step}"
         case State.STOPPED:
             return f"nothing: it was stopped; `dims bot start {record.unit}` starts it"
+        case State.STARTING if missing and not record.alive:
+            waits = (f"{one.unit}, which is {one.state.value}: {one.reason}" for one in missing)
+            return f"waits for {'; '.join(waits)}"
         case State.STARTING:
             return "waits for its turn to start" if not record.alive else "becomes ready"
         case State.DRAINING:

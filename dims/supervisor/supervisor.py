@@ -42,6 +42,7 @@ from dims.supervisor.facts import (
     UnitId,
 )
 from dims.supervisor.fleet import Pace, Wish
+from dims.supervisor.fleet_storage import FleetStorage
 from dims.supervisor.keeper_link import KeeperLink
 from dims.supervisor.links import Links
 from dims.supervisor.orders import Desired, Stop
@@ -49,7 +50,7 @@ from dims.supervisor.processes import Processes
 from dims.supervisor.report import Readings
 from dims.supervisor.states import SERVING, State, UnitRecord
 from dims.supervisor.store import Store, StoredUnit
-from dims.supervisor.units import SANDBOX, ZYGOTE, TelegramAddress, UnitKind
+from dims.supervisor.units import POSTGRES, SANDBOX, STEWARD, ZYGOTE, TelegramAddress, UnitKind
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class ProcessSupervisor:
         self._grants = units.grants_of(config)
         self.on_control: OnControl = _no_control
         """What answers control commands of bots, whose grants are checked already."""
+        self.storage = FleetStorage(config, layout, self._bots, self._tell_soon)
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -167,13 +169,14 @@ class ProcessSupervisor:
         self.processes.close()
 
     def _all_units(self) -> list[tuple[UnitId, UnitKind]]:
-        services = [(SANDBOX, UnitKind.SERVICE)] if self.is_sandboxed else []
+        sandbox = [SANDBOX] if self.is_sandboxed else []
+        services = [(unit, UnitKind.SERVICE) for unit in (*self.storage.units(), *sandbox)]
         bots = [(unit, UnitKind.BOT) for unit in self._bots]
         return [(ZYGOTE, UnitKind.ZYGOTE), *services, *bots]
 
     def _take_in(self, unit: UnitId, known: StoredUnit | None) -> None:
         service = self._kinds[unit] is not UnitKind.BOT
-        policy = units.SERVICE_POLICY
+        policy = units.policy_of_service(unit)
         if unit in self._bots:
             bot = self._bots[unit]
             policy = units.policy_of(bot.restart, bot.limits)
@@ -189,10 +192,20 @@ class ProcessSupervisor:
         if self._stopping:
             desired = Desired.STOPPED
         if known is not None and is_alive(known.pid or 0, known.started or 0):
+            if unit in units.ADOPTED and desired is Desired.RUNNING:
+                self._adopt(record, known)
+                return
             self._end_former(record, known, desired, service=service)
             return
         self.engine.add(record, service=service)
         self.engine.restore(unit, desired, retry_after_s)
+
+    def _adopt(self, record: UnitRecord, known: StoredUnit) -> None:
+        """A server of a former brain still runs: nobody should have to wait for its restart."""
+        pid, started = known.pid or 0, known.started or 0
+        self.engine.add(record, service=True)
+        self.processes.watch(record.unit, record.incarnation, pid, started)
+        self.engine.adopt(record.unit, pid)
 
     def _end_former(
         self, record: UnitRecord, known: StoredUnit, desired: Desired, *, service: bool
@@ -206,6 +219,7 @@ class ProcessSupervisor:
             record = replace(record, not_before_s=time.monotonic() + wait_s)
         self.engine.add(record, service=service)
         self.processes.watch(record.unit, record.incarnation, pid, started)
+        self.storage.former(record.unit)
         reason = "the brain was restarted"
         wanted = desired is Desired.RUNNING
         self.engine.post(record.unit, AskedRestart(reason) if wanted else AskedStop(reason))
@@ -233,6 +247,7 @@ class ProcessSupervisor:
             case UnitKind.BOT:
                 if unit in self._refused:
                     raise ServiceError(f"the sandbox makes no such bot: {self._refused[unit]}")
+                self.storage.refuse(unit)
                 order = {
                     "unit": unit,
                     "incarnation": incarnation,
@@ -242,9 +257,9 @@ class ProcessSupervisor:
                 }
                 return self.links.say(ZYGOTE, "fork", order, Priority.HIGH)
             case UnitKind.ZYGOTE:
-                argv = units.zygote_argv(self.layout, incarnation)
+                argv = units.zygote_argv(self.config, self.layout, incarnation)
             case UnitKind.SERVICE:
-                argv = units.sandbox_argv(self.config, self.layout, incarnation)
+                argv = units.service_argv(self.config, self.layout, unit, incarnation)
         return self.keeper.spawn(f"{unit}/{incarnation}", argv, str(self.layout.log(unit)))
 
     def signal(self, record: UnitRecord, stop: Stop) -> None:
@@ -314,12 +329,17 @@ class ProcessSupervisor:
         """What a process gets once it is known; a worker its secrets."""
         if unit == ZYGOTE:
             self._doubtful = self._unanswered_forks()
+        if unit == STEWARD:
+            return self.storage.steward_terms()
         bot = self._bots.get(unit)
         if bot is None or self._address is None:
             return {}
         configured = bot.token.get_secret_value() if bot.token else ""
         token = self._tokens.get(unit, configured)
-        terms = units.worker_terms(self.config, self.layout, bot, self._address, token)
+        storage = self.storage.worker_terms(unit)
+        terms = units.worker_terms(
+            self.config, self.layout, bot, self._address, token, storage=storage
+        )
         return {**terms, **self.reloaded.get(unit, {})}
 
     def heard(
@@ -333,6 +353,11 @@ class ProcessSupervisor:
                 self._readings[unit] = Readings(*(_number(body.get(name)) for name in names))
                 trouble = one_line(str(body.get("trouble", "")))
                 self.engine.post(unit, Heartbeat(incarnation, trouble))
+                self.storage.read(unit, body)
+            case "connections" if self._is_bot(unit):
+                self.storage.reported(unit, body)
+            case "roles" if unit == STEWARD:
+                self.storage.learn_roles(body)
             case "ready":
                 self._became_ready(unit, incarnation, body)
             case "last_will":
@@ -417,6 +442,7 @@ class ProcessSupervisor:
         if self.engine.records[unit].incarnation == incarnation:
             self._store.process(unit, None, None)
         self.engine.post(unit, Exited(incarnation, status))
+        self.storage.gone(unit, incarnation)
         if unit == ZYGOTE:
             self._give_up_forks(self._unanswered_forks(), "the zygote ended while it forked")
 
@@ -440,8 +466,12 @@ class ProcessSupervisor:
         if unit == SANDBOX:
             self._begin_task(self._open_sandbox(incarnation, body), "open the sandbox")
             return
+        if unit == POSTGRES:
+            self.storage.server_ready(body)
+        elif unit == STEWARD:
+            self.storage.steward_ready(body)
         self.engine.post(unit, Ready(incarnation))
-        if self._kinds[unit] is UnitKind.ZYGOTE:
+        if not self._is_bot(unit):
             self._may_be_used(unit)
 
     def _may_be_used(self, unit: UnitId) -> None:
@@ -532,6 +562,11 @@ class ProcessSupervisor:
             "bots": [self._status_of(unit, now_s) for unit in self._bots],
         }
 
+    def storage_status(self) -> dict[str, Any]:
+        """The object of the request `storage`."""
+        records = self.engine.records
+        return self.storage.status({unit: records[unit].state.value for unit in self._kinds})
+
     def health(self) -> dict[str, Any]:
         """The object of `dims health --json`."""
         records = self.engine.records
@@ -546,7 +581,13 @@ class ProcessSupervisor:
         """The object of `dims bot explain --json`."""
         readings = self._readings.get(unit, report.NO_READINGS)
         events = self._store.events(unit, EXPLAINED_EVENTS)
-        return report.explain(self.engine.records[unit], readings, events, time.monotonic())
+        records = self.engine.records
+        needs = [] if not self._is_bot(unit) else sorted(self.wish(unit).needs)
+        missing = [records[need] for need in needs if not self.engine.is_up(need)]
+        return report.explain(records[unit], readings, events, time.monotonic(), missing)
+
+    def _tell_soon(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> bool:
+        return self.links.say(unit, kind, body, Priority.HIGH)
 
     def _is_bot(self, unit: UnitId) -> bool:
         return self._kinds[unit] is UnitKind.BOT

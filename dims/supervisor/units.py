@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from dims.config import (
     BotSettings,
     Config,
+    DatabaseKind,
     LimitSettings,
+    PostgresAddress,
     RestartSettings,
     ServerKind,
     secret_settings,
@@ -30,6 +32,9 @@ from dims.supervisor.states import Policy
 
 ZYGOTE = UnitId("zygote")
 SANDBOX = UnitId("sandbox")
+POSTGRES = UnitId("postgres")
+VALKEY = UnitId("valkey")
+STEWARD = UnitId("steward")
 SERVICE_POLICY = Policy(
     restart=RestartPolicy(first_delay_s=0.0, max_delay_s=10.0, slow_retry_s=30.0, max_restarts=10),
     start_timeout_s=60.0,
@@ -37,6 +42,14 @@ SERVICE_POLICY = Policy(
     stuck_after_s=10**9,
 )
 """Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
+SERVER_POLICY = replace(SERVICE_POLICY, drain_timeout_s=20.0)
+"""A database may have much to write when it is to leave."""
+STEWARD_POLICY = replace(SERVICE_POLICY, start_timeout_s=3600.0, stuck_after_s=90.0)
+"""A migration takes as long as it takes; what the steward waits for it limits itself."""
+ADOPTED = (POSTGRES, VALKEY)
+"""What goes on when a brain comes back: a restart would cut off whoever uses it."""
+EMBEDDED_CONNECTIONS = (100, 500)
+"""Of an embedded PostgreSQL: at least, and at most; between them one for each bot."""
 SANDBOX_API_ID, SANDBOX_API_HASH = 1, "sandbox"
 """Telethon wants any non-empty pair; the sandbox asks for none."""
 
@@ -81,11 +94,24 @@ def policy_of(restart: RestartSettings, limits: LimitSettings) -> Policy:
     )
 
 
+def policy_of_service(unit: UnitId) -> Policy:
+    """How a service or the zygote lives."""
+    match unit:
+        case _ if unit in (POSTGRES, VALKEY):
+            return SERVER_POLICY
+        case _ if unit == STEWARD:
+            return STEWARD_POLICY
+    return SERVICE_POLICY
+
+
 def needs_of_bot(config: Config) -> frozenset[UnitId]:
     """The units that must be up before a bot may start."""
+    needs = {ZYGOTE}
     if config.telegram.server.kind is ServerKind.SANDBOX:
-        return frozenset({ZYGOTE, SANDBOX})
-    return frozenset({ZYGOTE})
+        needs.add(SANDBOX)
+    if config.storage.database_kind is not DatabaseKind.OFF:
+        needs.add(STEWARD)
+    return frozenset(needs)
 
 
 def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
@@ -93,25 +119,50 @@ def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
     return Wish(unit, cold=not layout.session(unit).exists(), needs=needs_of_bot(config))
 
 
-def zygote_argv(layout: Layout, incarnation: Incarnation) -> list[str]:
+def zygote_argv(config: Config, layout: Layout, incarnation: Incarnation) -> list[str]:
     """The command of a zygote; what it preloads is named, so that nothing here imports it."""
+    has_database = config.storage.database_kind is not DatabaseKind.OFF
+    warm_up = "warm_up_with_database" if has_database else "warm_up"
     return [
         *(sys.executable, "-m", "dims.supervisor.zygote"),
         *("--socket", str(layout.bot_socket)),
         *("--unit", ZYGOTE, "--incarnation", str(incarnation)),
-        *("--preload", "dims.bot_worker.warmup:warm_up"),
+        *("--preload", f"dims.bot_worker.warmup:{warm_up}"),
         *("--entry", "dims.bot_worker.worker:run_forked"),
     ]
 
 
-def sandbox_argv(config: Config, layout: Layout, incarnation: Incarnation) -> list[str]:
-    """The command of the sandbox."""
+def service_argv(
+    config: Config, layout: Layout, unit: UnitId, incarnation: Incarnation
+) -> list[str]:
+    """The command of a service."""
+    joins = [
+        *("--notify", str(layout.bot_socket), "--unit", unit),
+        *("--incarnation", str(incarnation), "--log", str(layout.log(unit))),
+    ]
+    if unit == SANDBOX:
+        return [*_sandbox_argv(config, layout), *joins]
+    if unit == STEWARD:
+        return [sys.executable, "-m", "dims.steward", *joins]
+    server = [
+        *(sys.executable, "-m", "dims.storage.embedded", unit),
+        *("--state-dir", str(layout.state), "--runtime-dir", str(layout.runtime)),
+    ]
+    if unit == POSTGRES:
+        server += ["--max-connections", str(_embedded_connections(config))]
+    return [*server, *joins]
+
+
+def _embedded_connections(config: Config) -> int:
+    least, most = EMBEDDED_CONNECTIONS
+    return max(least, min(most, len(config.bots) + least // 2))
+
+
+def _sandbox_argv(config: Config, layout: Layout) -> list[str]:
     return [
         *(sys.executable, "-m", "dims.sandbox"),
         *("--dir", str(layout.sandbox), "--control", str(layout.sandbox_socket)),
-        *("--port", str(config.telegram.sandbox_port), "--log", str(layout.log(SANDBOX))),
-        *("--notify", str(layout.bot_socket), "--unit", SANDBOX),
-        *("--incarnation", str(incarnation)),
+        *("--port", str(config.telegram.sandbox_port)),
     ]
 
 
@@ -137,9 +188,16 @@ def sandbox_address(said: Mapping[str, Any]) -> TelegramAddress:
 
 
 def worker_terms(
-    config: Config, layout: Layout, bot: BotSettings, address: TelegramAddress, token: str
+    config: Config,
+    layout: Layout,
+    bot: BotSettings,
+    address: TelegramAddress,
+    token: str,
+    *,
+    storage: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything a worker is told in its welcome, secrets included."""
+    """Everything a worker is told in its welcome, secrets included; `storage` is None without a
+    database."""
     telegram = config.telegram
     api_hash = telegram.api_hash.get_secret_value() if telegram.api_hash else SANDBOX_API_HASH
     return {
@@ -162,9 +220,34 @@ def worker_terms(
             "sockets": str(layout.runtime),
             "grants": [grant.to_wire() for grant in grants_of(config).of(bot.id).grants],
         },
+        "storage": storage,
         "session": str(layout.session(bot.id)),
         "lease": str(layout.lease(bot.id)),
         "log": str(layout.log(bot.id)),
+    }
+
+
+def storage_terms(
+    config: Config, address: PostgresAddress, role: str, password: str, share: int | None = None
+) -> dict[str, Any]:
+    """The storage part of a worker's terms; a `share` of None is as many as a pool may have."""
+    storage = config.storage
+    return {
+        **storage_place(config, address, role, password),
+        "is_pooled": storage.pooler_address is not None,
+        "pool": storage.pool.model_dump(mode="json"),
+        "share": storage.pool.max_size if share is None else share,
+    }
+
+
+def storage_place(
+    config: Config, address: PostgresAddress, role: str, password: str
+) -> dict[str, Any]:
+    """Where a worker's database is, and as whom to go there."""
+    replica = config.storage.replica_address
+    return {
+        "address": address.as_user(role, password).to_wire(),
+        "replica": replica.as_user(role, password).to_wire() if replica else None,
     }
 
 

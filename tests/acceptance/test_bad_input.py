@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeFleet
-from fleet import NOBODY, REPOSITORY, Fleet, Result, as_nobody, running, until
+from fleet import ECHO, NOBODY, Fleet, Result, as_nobody, running, until
 
 from dims.cli import fleet_commands, launch, run_command  # noqa: F401 (see as_nobody)
 from dims.cli.main import main
 from dims.config import load_config
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 ECHO_FILE = {"echo.py": ECHO}
 GOOD = """
 telegram: {server: sandbox}

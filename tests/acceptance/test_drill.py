@@ -9,11 +9,10 @@ import time
 from contextlib import suppress
 
 from conftest import MakeFleet
-from fleet import REPOSITORY, Fleet, until
+from fleet import ECHO, Fleet, until
 
 from dims.errors import NotRunningError, TimedOutError
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 BOTS = ("ada", "bob", "cyd")
 VICTIMS = ("worker",) * 21 + ("zygote",) * 6 + ("brain",) * 3
 """Thirty kills. A brain that dies again and again is started again after up to 5 s: few of them."""

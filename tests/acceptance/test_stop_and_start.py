@@ -6,11 +6,10 @@ import os
 import signal
 
 from conftest import MakeFleet
-from fleet import REPOSITORY, Fleet, is_running, parent_of, until
+from fleet import ECHO, Fleet, is_running, parent_of, until
 
 from dims.errors import UsageError
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 TWO_BOTS = """
 telegram: {server: sandbox}
 bots:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from fleet import DIMS, REPOSITORY, Fleet, Result, running
+from fleet import DIMS, REPOSITORY, Fleet, Result, running, until
 
 BOTS = ["echo", "admin", "buttons"]
 
@@ -17,7 +17,8 @@ BOTS = ["echo", "admin", "buttons"]
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     directory = tmp_path_factory.mktemp("three") / "fleet"
     shutil.copytree(REPOSITORY / "examples", directory / "examples")
-    text = (REPOSITORY / "bots.yaml").read_text("utf-8")
+    # With all that is there by default: the database as well.
+    text = (REPOSITORY / "bots.yaml").read_text("utf-8") + "\nstorage: {}\n"
     with running(directory, text, start=("--all",)) as fleet:
         yield fleet
 
@@ -57,7 +58,7 @@ def test_the_echo_bot_repeats_what_it_is_told(fleet: Fleet) -> None:
     assert fleet.dims("sandbox", "send", "echo", "1 < 2 **&** [x]", "--wait").out == (
         "1 < 2 **&** [x]\n"
     )
-    assert fleet.say("echo", "/start") == ["Hello! Send me a text, and I send it back."]
+    assert fleet.say("echo", "/start")[0].startswith("Hello! Send me a text, and I send it back")
 
 
 def test_a_configured_admin_is_told_the_status_and_others_are_refused(fleet: Fleet) -> None:
@@ -184,3 +185,18 @@ def test_a_chat_in_the_terminal_shows_what_the_bot_says(fleet: Fleet) -> None:
     out, err = chat.communicate(timeout=20)
     assert chat.returncode == 0, (out, err)
     assert "Traceback" not in err
+
+
+def test_the_echo_bot_counts_in_the_database_what_each_person_has_said(fleet: Fleet) -> None:
+    for number in (1, 2, 3):
+        assert fleet.say("echo", f"number {number}", user="ann") == [f"number {number}"]
+    assert fleet.say("echo", "/count", user="ann") == ["I have heard 3 of your messages."]
+    before = fleet.unit("echo")["pid"]
+    fleet.dims("bot", "restart", "echo")
+    until(lambda: fleet.unit("echo")["pid"] not in (before, None), "another worker runs")
+    fleet.until_ready()
+    assert fleet.say("echo", "/count", user="ann") == ["I have heard 3 of your messages."]
+    asked = "SELECT count(*) FROM dims.messages WHERE text LIKE 'number _'"
+    shown = fleet.dims("db", "psql", "--as", "echo", "--", "-Atc", asked)
+    assert shown.out == "3\n"
+    assert fleet.dims("db", "psql", "--as", "admin", "--", "-Atc", asked).out == "0\n"

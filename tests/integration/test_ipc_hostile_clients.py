@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import REPOSITORY, Fleet, as_nobody, running
+from fleet import ECHO, Fleet, as_nobody, running
 
 from dims.errors import DimsError
 from dims.ipc.client import ControlClient
@@ -19,7 +19,6 @@ from dims.ipc.envelope import Address, Envelope
 from dims.ipc.framing import FRAME_LIMIT_BYTES, FrameDecoder, encode
 from dims.ipc.ids import new_id
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 FLEET = """
 telegram: {server: sandbox}
 bots:

@@ -6,9 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from fleet import REPOSITORY, Fleet, is_running, running, until
+from fleet import ECHO, Fleet, is_running, running, until
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 FLEET = """
 telegram: {server: sandbox}
 bots:

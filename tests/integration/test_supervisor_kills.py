@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeFleet
-from fleet import REPOSITORY, Fleet, is_running, running, until
+from fleet import ECHO, Fleet, is_running, running, until
 
 from dims.ipc.envelope import Address, Envelope
 from dims.ipc.framing import encode
 from dims.ipc.ids import new_id
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 BOTS = ("ada", "bob")
 FLEET = """
 telegram: {server: sandbox}

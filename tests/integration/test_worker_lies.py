@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fleet import REPOSITORY, Fleet, running
+from fleet import ECHO, Fleet, running
 
-ECHO = (REPOSITORY / "examples" / "echo.py").read_text("utf-8")
 LIAR = """
 import json
 import socket

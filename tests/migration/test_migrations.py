@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
-from sqlalchemy import URL, Connection
+from sqlalchemy import Connection
 
+from dims.configuration.server_urls import PostgresAddress
 from dims.errors import DimsError, ServiceError, StateError, TimedOutError, UsageError
 from dims.migrations.catalogue import Catalogue, catalogue, differences
 from dims.migrations.history import History
@@ -47,13 +48,11 @@ class Server:
     host: str
     password: str
 
-    def url(self, database: str, user: str = "dims", password: str | None = None) -> URL:
-        return URL.create(
-            "postgresql",
-            username=user,
-            password=password or self.password,
-            database=database,
-            query={"host": self.host},
+    def address(
+        self, database: str, user: str = "dims", password: str | None = None
+    ) -> PostgresAddress:
+        return PostgresAddress(
+            self.host, database=database, user=user, password=password or self.password
         )
 
     async def connect(self, database: str, **options: Any) -> asyncpg.Connection:
@@ -80,14 +79,14 @@ class Database:
     admin: asyncpg.Connection
 
     @property
-    def url(self) -> URL:
-        return self.server.url(self.name)
+    def address(self) -> PostgresAddress:
+        return self.server.address(self.name)
 
     def migrations(self, **options: Any) -> Migrations:
-        return Migrations(self.url, **{"shape": SMALL, **options})
+        return Migrations(self.address, **{"shape": SMALL, **options})
 
     async def catalogue(self) -> Catalogue:
-        async with connected(self.url, {}) as connection:
+        async with connected(self.address) as connection:
             return await connection.run_sync(catalogue)
 
 
@@ -138,7 +137,7 @@ async def test_what_the_code_describes_is_what_revisions_make(database: Database
         for statement in (*ground.schema(SMALL), *expand(templates(), SMALL)):
             connection.exec_driver_sql(statement)
 
-    async with connected(database.url, {}) as connection:
+    async with connected(database.address) as connection:
         await connection.run_sync(make)
         await connection.commit()
     assert differences(migrated, await database.catalogue()) == []
@@ -431,12 +430,12 @@ def test_harmless_statements_are_let_through(statement: str) -> None:
 async def test_the_migrator_needs_no_superuser(database: Database, tmp_path: Path) -> None:
     await database.migrations().migrate("0001")
     password = await tenancy.set_password(database.admin, SMALL.migrator)
-    url = database.server.url(database.name, SMALL.migrator, password)
+    address = database.server.address(database.name, SMALL.migrator, password)
     history = more(
         tmp_path, 'run("ALTER TABLE dims.bots ADD more int")',
         'run("ALTER TABLE dims.bots DROP more")',
     )  # fmt: skip
-    migrations = Migrations(url, shape=SMALL, history=history)
+    migrations = Migrations(address, shape=SMALL, history=history)
     assert (await migrations.migrate()).after == "0002"
     assert await migrations.check() == []
     await migrations.rollback(allow_unsafe=True)
@@ -450,7 +449,7 @@ async def test_an_administrator_needs_no_superuser_either(server: Server) -> Non
     await postgres.execute("CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'dba'")
     await postgres.execute("CREATE DATABASE theirs OWNER dba")
     shape = Shape(partitions=2, prefix="theirs")
-    migrations = Migrations(server.url("theirs", "dba", "dba"), shape=shape)
+    migrations = Migrations(server.address("theirs", "dba", "dba"), shape=shape)
     assert (await migrations.migrate()).after == "0001"
     dba = await server.connect("theirs", user="dba", password="dba")
     await tenancy.create_bot_role(dba, shape, "one")
@@ -471,21 +470,21 @@ async def test_an_administrator_needs_no_superuser_either(server: Server) -> Non
 async def test_a_role_without_rights_is_told_so(database: Database) -> None:
     await database.migrations().migrate()
     password = await tenancy.set_password(database.admin, SMALL.operator)
-    url = database.server.url(database.name, SMALL.operator, password)
+    address = database.server.address(database.name, SMALL.operator, password)
     with pytest.raises(StateError, match="permission denied") as caught:
-        await Migrations(url, shape=SMALL).migrate()
+        await Migrations(address, shape=SMALL).migrate()
     assert "migrator" in caught.value.hint
 
 
 async def test_a_wrong_address_or_password_is_one_clear_error(
     database: Database, tmp_path: Path
 ) -> None:
-    wrong = database.url.set(password="wr0ng")
-    nowhere = database.url.set(query={"host": str(tmp_path)})
-    absent = database.url.set(database="absent")
-    for url in (wrong, nowhere, absent):
-        with pytest.raises(ServiceError, match="cannot connect to PostgreSQL") as caught:
-            await Migrations(url).migrate()
+    wrong = replace(database.address, password="wr0ng")
+    nowhere = replace(database.address, host=str(tmp_path))
+    absent = replace(database.address, database="absent")
+    for address in (wrong, nowhere, absent):
+        with pytest.raises(ServiceError, match="cannot connect to") as caught:
+            await Migrations(address).migrate()
         assert "wr0ng" not in str(caught.value)
         assert database.server.password not in str(caught.value)
 

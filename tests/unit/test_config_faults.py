@@ -62,7 +62,7 @@ ONE_FAULT = {
     "root is a list": ("- a\n", "1:1", "must be a mapping with the keys telegram, fleet"),
     "root is a text": ("hello\n", "1:1", "must be a mapping with the keys telegram, fleet"),
     "unknown section": (BOT + "bot: 5\n", "5:1", "unknown key 'bot'. Did you mean 'bots'?"),
-    "distant section": (BOT + "zzz: 5\n", "5:1", "telegram, fleet, ipc, grants, defaults, bots."),
+    "distant section": (BOT + "zzz: 5\n", "5:1", "fleet, ipc, grants, storage, defaults, bots."),
     "no bots": ("telegram: {server: sandbox}\n", "1:1", "bots is missing or empty"),
     "bots null": ("telegram: {server: sandbox}\nbots:\n", "2:1", "bots is missing or empty"),
     "bots empty": ("telegram: {server: sandbox}\nbots: []\n", "2:1", "bots is missing or empty"),

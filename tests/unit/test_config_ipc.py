@@ -17,6 +17,7 @@ from dims.config import (
     load_config,
     masked,
 )
+from dims.configuration.models import RESERVED_IDS
 from dims.errors import ConfigError
 from dims.ipc import grants as meaning
 
@@ -288,10 +289,10 @@ def test_a_grant_for_a_bot_with_a_fault_is_not_at_fault_too(tmp_path: Path) -> N
     assert fault.startswith("bots.yaml:6:24: handlers must be text")
 
 
-@pytest.mark.parametrize("bot_id", ["brain", "cli", "keeper", "operator", "sandbox", "zygote"])
+@pytest.mark.parametrize("bot_id", RESERVED_IDS)
 def test_no_bot_can_be_called_like_a_part_of_dims(bot_id: str, tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, FLEET + f"- {{id: {bot_id}, handlers: e.py}}\n")
-    assert fault.startswith("bots.yaml:6:8: id cannot be brain, cli, keeper, operator, sandbox, ")
+    assert fault.startswith("bots.yaml:6:8: id cannot be auditor, brain, cli, keeper, ")
     with pytest.raises(ValidationError, match="DIMS uses these itself"):
         BotSettings(id=bot_id, handlers="e.py")
 

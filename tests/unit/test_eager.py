@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -122,3 +123,25 @@ async def test_within_another_task_it_starts_in_the_next_turn() -> None:
     assert not begun
     await task
     assert begun
+
+
+async def test_work_inherits_nothing_of_what_the_one_who_made_it_ready_has_in_hand() -> None:
+    in_hand: ContextVar[str] = ContextVar("in hand", default="nothing")
+    seen: list[str] = []
+    all_seen = asyncio.Event()
+
+    async def work() -> None:
+        seen.append(in_hand.get())
+        in_hand.set("its own")
+        if len(seen) == 3:
+            all_seen.set()
+
+    pool = Pool(slots=1)
+    in_hand.set("a transaction")
+    pool.begin_at_once(Priority.NORMAL, work)
+    pool.push(Priority.NORMAL, work)
+    await from_callback(lambda: pool.begin_at_once(Priority.NORMAL, work))
+    await all_seen.wait()
+    await pool.drain()
+    assert seen == ["nothing"] * 3
+    assert in_hand.get() == "a transaction"

@@ -1,7 +1,8 @@
 """Places for handlers: who is ready waits here, by priority, until one is free.
 
 Knows tasks and turns; refuses to know messages. Urgent work finds some places of its own when all
-others are taken.
+others are taken. Work inherits nothing of whoever made it ready: neither what that has in hand nor
+the transaction it is in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
 from dims.ipc.eager import start_now
@@ -66,7 +68,7 @@ class Pool:
                 return
             work = start()
             if work is not None:
-                self._watch(self._loop.create_task(work))
+                self._watch(self._loop.create_task(work, context=Context()))
 
     def begin_at_once(self, priority: Priority, start: Start) -> None:
         """Begins this in the same turn of the loop if nothing waits and a place is free."""

@@ -1,0 +1,267 @@
+"""The steward's process: waits for the database, prepares it, says so, and watches over it.
+
+Decides nothing about its own restarts: what it cannot mend is a last will with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+
+from dims.configuration.server_urls import PostgresAddress
+from dims.errors import DimsError, NotRunningError, RefusedError, ServiceError, UsageError
+from dims.ipc.membership import Membership
+from dims.steward.preparation import prepare
+from dims.steward.roles import Roles
+from dims.steward.schema import make_room_for_audit
+from dims.steward.terms import StewardTerms, read_terms
+from dims.storage.connecting import connect, is_passing
+from dims.storage.embedded import seal
+from dims.storage.sealed_roles import SealedRoles
+
+READY_WITHIN_S = 50.0
+"""Less than the start_timeout_s of a service, so that the reason is ours and not just a late start.
+Within it a database that is not there yet is waited for."""
+URL_WITHIN_S = 3.0
+"""The same for a server that is somebody else's: nobody here starts it, so the reason is told soon.
+It is tried on, with each restart of ours."""
+GO_ON_AFTER_S = 3.0
+"""A fleet whose roles are all known does not wait longer for a database that is away."""
+CONNECT_WITHIN_S = 5.0
+ASK_EVERY_S = 5.0
+ANSWER_WITHIN_S = 5.0
+FIRST_RETRY_S = 0.05
+LAST_RETRY_S = 2.0
+HOUR_S = 3600.0
+SHORTEST_BEAT_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Steward:
+    """Runs until it is told to leave, or cannot prepare the database."""
+
+    def __init__(self, socket: str, unit: str, incarnation: int) -> None:
+        self._bond = Membership(socket, unit, incarnation, self._heed, self._answer)
+        self._leave = asyncio.Event()
+        self._address: asyncio.Future[PostgresAddress] = asyncio.get_running_loop().create_future()
+        self._connection: asyncpg.Connection | None = None
+        self._using = asyncio.Lock()
+        """One at a time: a connection answers one question after the other."""
+        self._terms: StewardTerms | None = None
+        self._roles: Roles | None = None
+        self._trouble = ""
+        self._is_ready = False
+        self._tended_s = -HOUR_S
+
+    async def run(self) -> None:
+        """Returns when told to leave. Raises DimsError, after the brain was told why."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave.set)
+        leaves = asyncio.create_task(self._leave.wait(), name="the order to leave")
+        serves = asyncio.create_task(self._serve(), name="serve")
+        try:
+            await asyncio.wait((leaves, serves), return_when=asyncio.FIRST_COMPLETED)
+            if serves.done():
+                serves.result()
+        except DimsError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._bond.last_will("crash", f"{error}{hint}")
+            raise
+        finally:
+            for task in (leaves, serves):
+                task.cancel()
+            await asyncio.gather(leaves, serves, return_exceptions=True)
+            await self._disconnect()
+            await self._bond.leave()
+
+    # What the brain says and asks
+
+    def _heed(self, kind: str, body: Mapping[str, Any]) -> None:
+        if kind == "leave":
+            self._leave.set()
+        elif kind == "database":
+            self._learn(PostgresAddress.from_wire(body["address"]))
+        else:
+            raise RefusedError(f"the steward does not know {kind!r}")
+
+    def _learn(self, address: PostgresAddress) -> None:
+        if self._address.done():
+            self._address = asyncio.get_running_loop().create_future()
+        self._address.set_result(address)
+
+    async def _answer(self, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if kind != "rotate":
+            raise RefusedError(f"the steward does not know {kind!r}")
+        terms, roles = self._terms, self._roles
+        if terms is None or roles is None or self._connection is None:
+            raise NotRunningError("the database is away", hint="see `dims health`")
+        bots = body.get("bots") or list(terms.bots)
+        if not isinstance(bots, list) or not set(bots) <= set(terms.bots):
+            raise UsageError("rotate: bots must be ids of this fleet's bots")
+        async with self._using:
+            rotated = await roles.rotate(self._connection, bots)
+            self._hand_over()
+            ended = 0
+            if body.get("end_sessions"):
+                ended = await roles.end_sessions(self._connection, rotated)
+        return {"rotated": rotated, "ended_sessions": ended}
+
+    def _hand_over(self) -> None:
+        if self._roles is not None:
+            handed = self._roles.handed()
+            self._bond.say("roles", {"roles": handed.roles, "refused": handed.refused})
+
+    # What it does
+
+    async def _serve(self) -> None:
+        self._terms = terms = read_terms(await self._bond.join())
+        if terms.address is not None:
+            self._learn(terms.address)
+        sealed = SealedRoles.load(terms.roles_file)
+        self._roles = Roles(sealed, terms.shape, terms.bots)
+        began_s = time.monotonic()
+        await self._prepare(terms, self._roles, began_s)
+        while True:
+            await asyncio.sleep(ASK_EVERY_S)
+            await self._look(terms, self._roles)
+
+    async def _prepare(self, terms: StewardTerms, roles: Roles, began_s: float) -> None:
+        """Until the database is ready for bots; returns without it where they can do without."""
+        delay_s = FIRST_RETRY_S
+        limit_s = READY_WITHIN_S if terms.address is None else URL_WITHIN_S
+        while True:
+            reason = ServiceError("the database's server is not ready")
+            try:
+                # What is long past is waited for no longer, but tried once.
+                async with asyncio.timeout(max(0.1, GO_ON_AFTER_S)):
+                    await asyncio.shield(self._address)
+                await self._settle(terms, roles)
+            except TimeoutError:
+                pass  # the server still starts
+            except ServiceError as error:
+                if not is_passing(error):
+                    raise
+                reason = error
+            else:
+                return
+            waited_s = time.monotonic() - began_s
+            if waited_s > GO_ON_AFTER_S and self._go_on_without(terms, roles, str(reason)):
+                return
+            if waited_s > limit_s:
+                raise reason
+            self._beat(str(reason))
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(LAST_RETRY_S, delay_s * 2)
+
+    async def _settle(self, terms: StewardTerms, roles: Roles) -> None:
+        """Schema, roles and rows of bots as they should be; then the bots may come."""
+        address = self._admin(terms)
+        async with self._using:
+            connection = await self._connected(address)
+            revision = await prepare(
+                connection, address, terms.shape, roles, migrates=terms.migrates
+            )
+            self._tended_s = time.monotonic()
+            server = await _server(connection)
+        seal.write(terms.server_file, json.dumps(server))
+        self._trouble = ""
+        self._say_ready({**server, "revision": revision}, roles)
+
+    def _go_on_without(self, terms: StewardTerms, roles: Roles, reason: str) -> bool:
+        """Lets the bots come although the database is away: their roles are known from before, and
+        what does not need the database goes on."""
+        text = seal.read(terms.server_file)
+        if text is None or not roles.is_complete:
+            return False
+        self._trouble = reason
+        _log.warning("goes on without the database: %s", reason)
+        self._say_ready(json.loads(text), roles)
+        self._beat(reason)
+        return True
+
+    def _say_ready(self, server: Mapping[str, Any], roles: Roles) -> None:
+        handed = roles.handed()
+        body = {"server": server, "roles": handed.roles, "refused": handed.refused}
+        self._is_ready = True
+        self._bond.ready(body)
+
+    async def _look(self, terms: StewardTerms, roles: Roles) -> None:
+        """Asks the server something; prepares again when it was away."""
+        try:
+            if self._connection is None or self._connection.is_closed():
+                await self._settle(terms, roles)
+            else:
+                async with self._using, asyncio.timeout(ANSWER_WITHIN_S):
+                    await self._connection.execute("SELECT")
+            await self._rotate_old(terms, roles)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            await self._disconnect()
+            self._trouble = f"the database does not answer: {error or type(error).__name__}"
+            _log.warning("%s", self._trouble)
+        except ServiceError as error:
+            # A permanent reason as well: the bots that run have all they need.
+            await self._disconnect()
+            self._trouble = str(error)
+            _log.warning("%s", self._trouble)
+        else:
+            self._trouble = ""
+        self._beat(self._trouble)
+
+    async def _rotate_old(self, terms: StewardTerms, roles: Roles) -> None:
+        if time.monotonic() - self._tended_s < HOUR_S or self._connection is None:
+            return
+        async with self._using:
+            await make_room_for_audit(self._connection, terms.shape)
+            self._tended_s = time.monotonic()
+            old = roles.older_than(terms.rotate_days) if terms.rotate_days else []
+            if old:
+                await roles.rotate(self._connection, old)
+                _log.info("gave %d roles new passwords", len(old))
+                self._hand_over()
+
+    def _admin(self, terms: StewardTerms) -> PostgresAddress:
+        address = self._address.result()
+        if terms.password_file is None:
+            return address
+        password = seal.read(terms.password_file)
+        if password is None:
+            raise ServiceError(f"{terms.password_file} is missing", hint="restore it from a backup")
+        return address.as_user(address.user, password)
+
+    async def _connected(self, address: PostgresAddress) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(
+                address, timeout_s=CONNECT_WITHIN_S, application_name="dims steward"
+            )
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
+                await connection.close(timeout=1.0)
+
+    def _beat(self, trouble: str) -> None:
+        self._bond.heartbeat({"trouble": trouble})
+
+
+async def _server(connection: asyncpg.Connection) -> dict[str, Any]:
+    """The server's version, and how many connections it has for whom."""
+    row = await connection.fetchrow(
+        "SELECT current_setting('server_version') AS version, "
+        "current_setting('max_connections')::int AS max_connections, "
+        "current_setting('superuser_reserved_connections')::int "
+        "+ coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved"
+    )
+    return dict(row)

@@ -1,0 +1,48 @@
+"""An event loop whose clock jumps to the next timer: hours pass in milliseconds, no one sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Jumping(selectors.SelectSelector):
+    """Never waits; who would have to wait for ever is told so."""
+
+    now_s = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        events = super().select(0)
+        if timeout is None and not events:
+            raise AssertionError("everybody waits and no timer is set")
+        if not events:
+            self.now_s += max(0.0, timeout or 0.0)
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Its time is its own."""
+
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, in virtual time; what is left running is an error."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(_alone(main))
+
+
+async def _alone(main: Coroutine[Any, Any, T]) -> T:
+    result = await main
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, left
+    return result
