@@ -67,7 +67,7 @@ class Campaign:
             time.sleep(self._dice.uniform(*CALM_S))
             self.kills.append(self._kill(number))
             at_s = self.kills[-1].at_s
-            until(lambda: self._is_back(), "the database is back", BACK_WITHIN_S)
+            until(self._is_back, "the database is back", BACK_WITHIN_S)
             say(
                 f"kill {number} of {kills}: {self.kills[-1].victim}, "
                 f"back within {time.monotonic() - at_s:.2f} s"
@@ -121,7 +121,9 @@ def check_rows(fleet: StoredFleet, answers: list[Answer]) -> dict[str, Any]:
     stored = Counter((row["bot_id"], row["message_id"]) for row in rows)
     heard = {
         row["bot_id"]: json.loads(row["value"])
-        for row in rows_of(fleet.layout, "SELECT bot_id, value FROM dims.bot_settings WHERE key = 'heard'")
+        for row in rows_of(
+            fleet.layout, "SELECT bot_id, value FROM dims.bot_settings WHERE key = 'heard'"
+        )
     }
     acknowledged = Counter((one.bot, one.message_id) for one in answers)
     per_bot = Counter(row["bot_id"] for row in rows)

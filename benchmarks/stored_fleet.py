@@ -160,9 +160,11 @@ class StoredFleet(Fleet):
                     except DimsError:
                         continue  # they never spoke
                     ids = {m["text"]: m["id"] for m in history if m["from"] != "bot"}
-                    for message in history:
-                        if message["from"] == "bot":
-                            found.append(_answer(bot, user, message["text"], ids))
+                    found += [
+                        _answer(bot, user, message["text"], ids)
+                        for message in history
+                        if message["from"] == "bot"
+                    ]
         return found
 
 
@@ -232,9 +234,7 @@ class Talk:
 def busiest(attempts: list[Attempt]) -> tuple[int, int]:
     """The most attempts that were under way at the same time, and the most that began within one
     second."""
-    marks = sorted(
-        [(one.began_s, 1) for one in attempts] + [(one.ended_s, -1) for one in attempts]
-    )
+    marks = sorted([(one.began_s, 1) for one in attempts] + [(one.ended_s, -1) for one in attempts])
     at_once = most = 0
     for _, step in marks:
         at_once += step

@@ -13,19 +13,29 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 
 from dims.configuration.server_urls import PostgresAddress
-from dims.errors import DimsError, NotRunningError, RefusedError, ServiceError, UsageError
+from dims.errors import (
+    DimsError,
+    NotRunningError,
+    RefusedError,
+    ServiceError,
+    StateError,
+    TimedOutError,
+    UsageError,
+)
 from dims.ipc.membership import Membership
 from dims.steward.preparation import prepare
 from dims.steward.roles import Roles
 from dims.steward.schema import make_room_for_audit
 from dims.steward.terms import StewardTerms, read_terms
-from dims.storage.connecting import connect, is_passing
+from dims.storage.connecting import connect
 from dims.storage.embedded import seal
+from dims.storage.failures import is_passing, translate
 from dims.storage.sealed_roles import SealedRoles
 
 READY_WITHIN_S = 50.0
@@ -42,7 +52,14 @@ ANSWER_WITHIN_S = 5.0
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
 HOUR_S = 3600.0
-SHORTEST_BEAT_S = 1.0
+_FAILURES = (
+    DimsError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What a database that is away, or does not want, can raise."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +76,9 @@ class Steward:
         """One at a time: a connection answers one question after the other."""
         self._terms: StewardTerms | None = None
         self._roles: Roles | None = None
+        self._server: Mapping[str, Any] | None = None
+        """What the brain was told of the server when it was told that we are ready."""
         self._trouble = ""
-        self._is_ready = False
         self._tended_s = -HOUR_S
 
     async def run(self) -> None:
@@ -104,23 +122,36 @@ class Steward:
         if kind != "rotate":
             raise RefusedError(f"the steward does not know {kind!r}")
         terms, roles = self._terms, self._roles
-        if terms is None or roles is None or self._connection is None:
-            raise NotRunningError("the database is away", hint="see `dims health`")
+        if terms is None or roles is None:
+            raise _away()
         bots = body.get("bots") or list(terms.bots)
         if not isinstance(bots, list) or not set(bots) <= set(terms.bots):
             raise UsageError("rotate: bots must be ids of this fleet's bots")
-        async with self._using:
-            rotated = await roles.rotate(self._connection, bots)
-            self._hand_over()
-            ended = 0
-            if body.get("end_sessions"):
-                ended = await roles.end_sessions(self._connection, rotated)
+        try:
+            async with self._using:
+                connection = self._connection
+                if connection is None:
+                    raise _away()
+                rotated = await roles.rotate(connection, bots)
+                self._hand_over(roles)
+                ended = 0
+                if body.get("end_sessions"):
+                    ended = await roles.end_sessions(connection, rotated)
+        except NotRunningError:
+            raise
+        except _FAILURES as error:
+            # What is half done is done again by the next look, which connects anew.
+            await self._disconnect()
+            raise _explained(error) from error
         return {"rotated": rotated, "ended_sessions": ended}
 
-    def _hand_over(self) -> None:
-        if self._roles is not None:
-            handed = self._roles.handed()
-            self._bond.say("roles", {"roles": handed.roles, "refused": handed.refused})
+    def _hand_over(self, roles: Roles) -> None:
+        """Says again that we are ready, and so what bots log in with: also to a later brain."""
+        if self._server is not None:
+            handed = roles.handed()
+            self._bond.ready(
+                {"server": self._server, "roles": handed.roles, "refused": handed.refused}
+            )
 
     # What it does
 
@@ -139,84 +170,108 @@ class Steward:
     async def _prepare(self, terms: StewardTerms, roles: Roles, began_s: float) -> None:
         """Until the database is ready for bots; returns without it where they can do without."""
         delay_s = FIRST_RETRY_S
-        limit_s = READY_WITHIN_S if terms.address is None else URL_WITHIN_S
         while True:
-            reason = ServiceError("the database's server is not ready")
-            try:
-                # What is long past is waited for no longer, but tried once.
-                async with asyncio.timeout(max(0.1, GO_ON_AFTER_S)):
-                    await asyncio.shield(self._address)
-                await self._settle(terms, roles)
-            except TimeoutError:
-                pass  # the server still starts
-            except ServiceError as error:
-                if not is_passing(error):
-                    raise
-                reason = error
-            else:
+            reason = away = await self._reach(terms)
+            if away is None:
+                reason = await self._try_to_settle(terms, roles)
+            if reason is None:
                 return
             waited_s = time.monotonic() - began_s
-            if waited_s > GO_ON_AFTER_S and self._go_on_without(terms, roles, str(reason)):
+            if away and waited_s > GO_ON_AFTER_S and self._go_on_without(terms, roles, away):
                 return
-            if waited_s > limit_s:
-                raise reason
-            self._beat(str(reason))
+            if waited_s > READY_WITHIN_S:
+                raise ServiceError(reason)
+            self._beat(reason)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(LAST_RETRY_S, delay_s * 2)
+
+    async def _reach(self, terms: StewardTerms) -> str | None:
+        """Connects; why not, where that may pass. Raises DimsError where it will not."""
+        try:
+            async with asyncio.timeout(GO_ON_AFTER_S):
+                await asyncio.shield(self._address)
+        except TimeoutError:
+            return "the database's server is not ready"
+        try:
+            await self._connected(self._admin(terms))
+        except ServiceError as error:
+            if not is_passing(error):
+                raise
+            return str(error)
+        return None
+
+    async def _try_to_settle(self, terms: StewardTerms, roles: Roles) -> str | None:
+        """As `_settle`; why not, where that may pass."""
+        try:
+            await self._settle(terms, roles)
+        except _FAILURES as error:
+            await self._disconnect()
+            failure = _explained(error)
+            if not is_passing(failure):
+                raise failure from error
+            return str(failure)
+        return None
 
     async def _settle(self, terms: StewardTerms, roles: Roles) -> None:
         """Schema, roles and rows of bots as they should be; then the bots may come."""
         address = self._admin(terms)
         async with self._using:
             connection = await self._connected(address)
-            revision = await prepare(
-                connection, address, terms.shape, roles, migrates=terms.migrates
-            )
-            self._tended_s = time.monotonic()
+            # Who is ready must be heard of every few seconds, and a migration may take hours: a
+            # later one is for the next start of this process, which has all the time.
+            migrates = terms.migrates and self._server is None
+            revision = await prepare(connection, address, terms.shape, roles, migrates=migrates)
             server = await _server(connection)
-        seal.write(terms.server_file, json.dumps(server))
+        _keep(terms.server_file, server)
         self._trouble = ""
-        self._say_ready({**server, "revision": revision}, roles)
+        self._server = {**server, "revision": revision}
+        self._hand_over(roles)
 
     def _go_on_without(self, terms: StewardTerms, roles: Roles, reason: str) -> bool:
         """Lets the bots come although the database is away: their roles are known from before, and
         what does not need the database goes on."""
-        text = seal.read(terms.server_file)
-        if text is None or not roles.is_complete:
+        server = _kept(terms.server_file)
+        if server is None or not roles.is_complete:
             return False
         self._trouble = reason
         _log.warning("goes on without the database: %s", reason)
-        self._say_ready(json.loads(text), roles)
+        self._server = server
+        self._hand_over(roles)
         self._beat(reason)
         return True
 
-    def _say_ready(self, server: Mapping[str, Any], roles: Roles) -> None:
-        handed = roles.handed()
-        body = {"server": server, "roles": handed.roles, "refused": handed.refused}
-        self._is_ready = True
-        self._bond.ready(body)
-
     async def _look(self, terms: StewardTerms, roles: Roles) -> None:
-        """Asks the server something; prepares again when it was away."""
+        """Asks the server something; prepares again when it was away, or a bot was refused."""
         try:
-            if self._connection is None or self._connection.is_closed():
-                await self._settle(terms, roles)
-            else:
-                async with self._using, asyncio.timeout(ANSWER_WITHIN_S):
-                    await self._connection.execute("SELECT")
+            await self._ask(terms, roles)
             await self._rotate_old(terms, roles)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            await self._disconnect()
-            self._trouble = f"the database does not answer: {error or type(error).__name__}"
-            _log.warning("%s", self._trouble)
-        except ServiceError as error:
+        except TimeoutError:
+            await self._worry("the database does not answer")
+        except _FAILURES as error:
+            failure = _explained(error)
+            if not isinstance(failure, (ServiceError, TimedOutError)):
+                raise failure from error
             # A permanent reason as well: the bots that run have all they need.
-            await self._disconnect()
-            self._trouble = str(error)
-            _log.warning("%s", self._trouble)
+            await self._worry(str(failure))
         else:
             self._trouble = ""
         self._beat(self._trouble)
+
+    async def _ask(self, terms: StewardTerms, roles: Roles) -> None:
+        connection = self._connection
+        if connection is not None and not connection.is_closed() and not roles.handed().refused:
+            async with self._using, asyncio.timeout(ANSWER_WITHIN_S):
+                await connection.execute("SELECT")
+            return
+        away = await self._reach(terms)
+        if away is not None:
+            raise ServiceError(away)
+        await self._settle(terms, roles)
+
+    async def _worry(self, trouble: str) -> None:
+        await self._disconnect()
+        self._trouble = trouble
+        _log.warning("%s", trouble)
 
     async def _rotate_old(self, terms: StewardTerms, roles: Roles) -> None:
         if time.monotonic() - self._tended_s < HOUR_S or self._connection is None:
@@ -228,7 +283,7 @@ class Steward:
             if old:
                 await roles.rotate(self._connection, old)
                 _log.info("gave %d roles new passwords", len(old))
-                self._hand_over()
+                self._hand_over(roles)
 
     def _admin(self, terms: StewardTerms) -> PostgresAddress:
         address = self._address.result()
@@ -249,7 +304,7 @@ class Steward:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=1.0)
 
     def _beat(self, trouble: str) -> None:
@@ -265,3 +320,32 @@ async def _server(connection: asyncpg.Connection) -> dict[str, Any]:
         "+ coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved"
     )
     return dict(row)
+
+
+def _away() -> NotRunningError:
+    return NotRunningError("the database is away", hint="see `dims health`")
+
+
+def _explained(error: Exception) -> DimsError:
+    found = translate(error)
+    return found if found is not None else ServiceError(f"{type(error).__name__}: {error}")
+
+
+def _keep(path: Path, server: Mapping[str, Any]) -> None:
+    try:
+        seal.write(path, json.dumps(server))
+    except OSError as error:
+        raise StateError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """What was kept; None where nothing of use is: then the database has to be asked."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "version": str(found["version"]),
+            "max_connections": int(found["max_connections"]),
+            "reserved": int(found["reserved"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

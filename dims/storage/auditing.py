@@ -1,7 +1,8 @@
 """The audit log: the trigger that writes it, its months, and what leaves it. SQL and its callers.
 
 A row says who (`session_user`, which SET ROLE does not change), what, which row, before and after.
-Of an update only what changed is kept. What is secret shows as `***`, so that a change of it still
+Of an update only what changed is kept, and nothing when that is `last_seen_at` or `updated_at` alone.
+What is secret shows as `***`, so that a change of it still
 shows. The correlation id is what the session says (`SET LOCAL dims.correlation_id`): a hint for
 reading, no proof.
 """
@@ -36,7 +37,8 @@ BEGIN
   END IF;
   SELECT array_agg(column_name) INTO shown FROM jsonb_object_keys(whole) AS column_name
    WHERE TG_OP <> 'UPDATE' OR old_row -> column_name IS DISTINCT FROM new_row -> column_name;
-  IF shown IS NULL THEN
+  -- When somebody was last seen is no change that anybody has to answer for.
+  IF shown IS NULL OR TG_OP = 'UPDATE' AND shown <@ ARRAY['last_seen_at', 'updated_at'] THEN
     RETURN NULL;
   END IF;
   INSERT INTO dims.audit_log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 
@@ -118,8 +117,8 @@ def test_a_brain_that_is_killed_leaves_the_database_alone_and_nothing_is_lost(fl
     assert is_running(server)
     # The sandbox was another's child: what was said while it was away was not heard.
     for bot in BOTS:
-        stored = {row["text"] for row in rows(fleet.layout, STORED) if row["bot_id"] == bot}
         kept = [text.removeprefix("kept: ") for text in traffic.answers(bot) if "kept: " in text]
+        stored = {row["text"] for row in rows(fleet.layout, STORED) if row["bot_id"] == bot}
         assert len(kept) > 10
         assert set(kept) <= stored
 
@@ -177,10 +176,11 @@ def test_a_database_url_that_leads_nowhere_is_one_clear_error(make_fleet: MakeFl
                        files={"keep.py": KEEP}, environment={"DATABASE_URL": url})  # fmt: skip
     told = fleet.dims("start", "--all", code=9)
     said = [line for line in told.err.splitlines() if line.startswith("dims: ")]
-    assert said == [
+    assert len(said) == 1
+    assert said[0].startswith(
         "dims: steward does not come up, and bots wait for it: "
-        "cannot connect to dims@127.0.0.1:1/dims: nobody listens there"
-    ]
+        "cannot connect to dims@127.0.0.1:1/dims: nobody listens there (start the server"
+    )
     everything = told.out + told.err + fleet.log("steward") + fleet.log("brain")
     assert "secret-word" not in everything
 
@@ -193,5 +193,3 @@ def test_without_a_database_a_bot_is_told_how_to_get_one(make_fleet: MakeFleet) 
     (said,) = fleet.say("ada", "keep this")
     assert said == "failed: ada has no database (bots.yaml: storage: database: embedded)"
     assert not (fleet.layout.state / "postgres.password").exists()
-
-

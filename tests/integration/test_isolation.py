@@ -886,6 +886,21 @@ async def test_no_secret_is_in_the_audit_log(site: Site, admin: asyncpg.Connecti
     await tenancy.erase_bot(admin, SHAPE, "keys")
 
 
+async def test_when_somebody_was_last_seen_is_no_change_worth_a_row(
+    site: Site, admin: asyncpg.Connection
+) -> None:
+    await admin.execute("INSERT INTO dims.users (bot_id, user_id) VALUES ('alpha', 4711)")
+    count = "SELECT count(*) FROM dims.audit_log WHERE row_key ->> 'user_id' = '4711'"
+    before = await admin.fetchval(count)
+    await admin.execute("UPDATE dims.users SET last_seen_at = now() WHERE user_id = 4711")
+    assert await admin.fetchval(count) == before
+    await admin.execute(
+        "UPDATE dims.users SET last_seen_at = now(), username = 'x' WHERE user_id = 4711"
+    )
+    assert await admin.fetchval(count) == before + 1
+    await admin.execute("DELETE FROM dims.users WHERE user_id = 4711")
+
+
 async def test_traffic_of_the_bot_itself_is_not_audited_but_that_of_others_is(
     site: Site, admin: asyncpg.Connection
 ) -> None:

@@ -365,7 +365,8 @@ BEGIN
   END IF;
   SELECT array_agg(column_name) INTO shown FROM jsonb_object_keys(whole) AS column_name
    WHERE TG_OP <> 'UPDATE' OR old_row -> column_name IS DISTINCT FROM new_row -> column_name;
-  IF shown IS NULL THEN
+  -- When somebody was last seen is no change that anybody has to answer for.
+  IF shown IS NULL OR TG_OP = 'UPDATE' AND shown <@ ARRAY['last_seen_at', 'updated_at'] THEN
     RETURN NULL;
   END IF;
   INSERT INTO dims.audit_log
