@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ RATE = 3.0
 CALM_S = (0.3, 2.5)
 """Between the return of the database and the next kill."""
 BACK_WITHIN_S = 60.0
+SERVED = 3
+"""Connections of bots after which the database counts as back."""
 SERVER, BACKEND, SERVICE = "the server", "a backend", "the service"
 
 
@@ -82,14 +85,22 @@ class Campaign:
             victim, pid = BACKEND, self._dice.choice(sorted(serving))
         at_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
+        # Who came in since the look, and is about to leave as well.
+        serving |= _serving(self._fleet)
         return Kill(victim, at_s, frozenset(serving))
 
     def _is_back(self) -> bool:
         """Whether other processes than those before the kill serve bots."""
-        try:
-            return len(backends(self._fleet.layout) - self.kills[-1].before) >= 3
-        except (OSError, ValueError):
-            return False
+        before, now = self.kills[-1].before, _serving(self._fleet)
+        return not now & before and len(now) >= SERVED
+
+
+def _serving(fleet: StoredFleet) -> set[int]:
+    """As `backends`; empty while the server is away."""
+    try:
+        return backends(fleet.layout)
+    except (OSError, ValueError):
+        return set()
 
 
 def outages(kills: list[Kill], answers: list[Answer]) -> list[float]:
@@ -102,6 +113,22 @@ def outages(kills: list[Kill], answers: list[Answer]) -> list[float]:
             if one.committed_s > kill.at_s and one.server not in kill.before
         ]
         found.append(min(after, default=float("inf")) - kill.at_s)
+    return found
+
+
+def restart_waits(fleet: StoredFleet) -> list[tuple[float, float]]:
+    """When the supervisor let the server wait before it started it again: from, to."""
+    offset_s = time.time() - time.monotonic()
+    found, since_s = [], None
+    for line in fleet.log("brain").splitlines():
+        record = json.loads(line)
+        at_s = datetime.fromisoformat(record["at"]).timestamp() - offset_s
+        said = record["message"]
+        if said.startswith(("postgres is backing_off", "postgres is failed")):
+            since_s = at_s
+        elif said.startswith("postgres is starting") and since_s is not None:
+            found.append((since_s, at_s))
+            since_s = None
     return found
 
 
@@ -156,10 +183,16 @@ def trial(fleet: StoredFleet, options: argparse.Namespace) -> tuple[dict[str, An
         campaign.run(options.kills)
         time.sleep(3.0)
     took_s = time.monotonic() - began_s
+    fleet.until_ready(within_s=BACK_WITHIN_S)
     answered = settled(fleet, talk)
     rows = check_rows(fleet, answered)
     changed = [bot for bot, process in processes(fleet).items() if process != before[bot]]
     away = outages(campaign.kills, answered)
+    waits = restart_waits(fleet)
+    own = [
+        away_s - sum(to - since for since, to in waits if 0 <= since - kill.at_s < away_s)
+        for kill, away_s in zip(campaign.kills, away, strict=True)
+    ]
     storm = storms(campaign.kills, fleet.attempts())
     budget = fleet.ask("storage")["budget"]
     figures = {
@@ -167,10 +200,13 @@ def trial(fleet: StoredFleet, options: argparse.Namespace) -> tuple[dict[str, An
         **{f"kills of {name}": n for name, n in _kinds(campaign.kills).items()},
         "messages": talk.total,
         **rows,
+        **{f"handlers that failed: {name}": n for name, n in fleet.failures().items()},
         "not acknowledged": talk.total - rows["acknowledged"],
         "bots whose process changed": len(changed),
         "away s, p50": round(percentile(away, 0.5), 2),
         "away s, longest": round(max(away), 2),
+        "without the wait before a restart, p50": round(percentile(own, 0.5), 2),
+        "without the wait before a restart, longest": round(max(own), 2),
         "attempts to connect per kill, most": max(one[0] for one in storm),
         "attempts at once, most": max(one[1] for one in storm),
         "attempts begun in a second, most": max(one[2] for one in storm),

@@ -32,6 +32,9 @@ class DimsError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            # For tracebacks in logs, which show the message alone.
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(DimsError):

@@ -157,14 +157,23 @@ class Layout:
         """Removes what embedded servers that were killed left. None may run."""
         for server in SERVERS:
             sockets = self.server_sockets(server)
+            if not _is_real_directory(sockets):
+                # In /tmp anybody may put a link there, to a directory that is dear to us.
+                continue
             for path in sockets.glob("*"):
                 path.unlink(missing_ok=True)
-            if sockets.is_dir():
-                sockets.rmdir()
+            sockets.rmdir()
 
     def make_runtime(self) -> None:
         """Makes the runtime directory; raises StateError when it is not ours alone."""
         _make_private(self.runtime)
+
+
+def _is_real_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _make_private(directory: Path) -> None:

@@ -222,6 +222,11 @@ REASON_LIMIT = 500
 
 
 def one_line(text: str) -> str:
-    """The text in one line of bounded length: reasons travel, are stored and shown in tables."""
+    """The text in one line of bounded length: reasons travel, are stored and shown in tables.
+
+    Nothing in it steers a terminal: a worker runs foreign code.
+    """
     line = " ".join(text.split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= REASON_LIMIT else line[: REASON_LIMIT - 1] + "…"

@@ -68,6 +68,7 @@ class TlsPostgres:
         self._hba = f"local all all scram-sha-256\n{hba}\n"
         self._certificates = certificates
         self.port = _free_port()
+        self._options: list[str] = []
         self.process: subprocess.Popen[bytes]
 
     @property
@@ -110,9 +111,14 @@ class TlsPostgres:
                 "ssl_key_file": self._write("server.key", self._certificates.key),
                 "ssl_ca_file": self._write("clients.crt", self._certificates.clients),
             }
-        argv = [f"--{name}={value}" for name, value in options.items()]
+        self._options = [f"--{name}={value}" for name, value in options.items()]
+        self.serve()
+
+    def serve(self) -> None:
+        """Serves, also again after its end."""
+        data = self.directory / "data"
         with (self.directory / "log").open("wb") as log:
-            self.process = self._popen("postgres", "-D", data, *argv, output=log.fileno())
+            self.process = self._popen("postgres", "-D", data, *self._options, output=log.fileno())
         until(self._serves, "it serves")
 
     def end(self) -> None:
@@ -155,9 +161,11 @@ class TlsPostgres:
 
 
 @contextmanager
-def tls_postgres(hba: str, certificates: Certificates | None = None) -> Iterator[TlsPostgres]:
-    """A server for the time of a `with`."""
-    directory = Path(tempfile.mkdtemp(prefix="dims-tls-"))
+def tls_postgres(
+    hba: str, certificates: Certificates | None = None, above: Path | None = None
+) -> Iterator[TlsPostgres]:
+    """A server for the time of a `with`, in a directory of its own below `above`."""
+    directory = Path(tempfile.mkdtemp(prefix="dims-tls-", dir=above))
     try:
         account = choose_account(POSTGRES_ACCOUNTS)
         if account is not None:

@@ -94,7 +94,7 @@ class Message:
         """UTC seconds since 1970."""
         self.expires_s = envelope.expires_s
         self.conversation: str = envelope.correlation or envelope.id
-        """The id of the message with which it all began."""
+        """The id of the message, or of the update of Telegram, with which it all began."""
 
     def __repr__(self) -> str:
         # Without the body, which may hold what no log should.

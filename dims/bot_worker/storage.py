@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CONNECT_WITHIN_S = 5.0
 PASSWORD_WITHIN_S = 2.0
 """A new password may reach the server before it reaches us: a refusal is believed after so long."""
+WRONG_PASSWORD = "28P01"  # noqa: S105 (an SQLSTATE)
 CLOSE_WITHIN_S = 5.0
 MOST_TOLD = 10
 """Slow queries per heartbeat."""
@@ -87,7 +88,7 @@ class Storage:
         self._pools = [pool(self._bot, "address")]
         if terms.replica is not None:
             self._pools.append(pool(f"{self._bot} (replica)", "replica"))
-        if self._tell is not None:
+        if self._tell is not None and terms.share < settings.max_size:
             self._borrower = Borrower(terms.share, self._report, self._allow)
         return Database(
             self._bot,
@@ -172,7 +173,12 @@ class Storage:
                     through_pooler=terms.is_pooled and which == "address",
                 )
             except DimsError as error:
-                if is_passing(error) or self._tell is None or not await self._has_moved(terms):
+                if is_passing(error) or self._tell is None:
+                    raise
+                if not await self._has_moved(terms):
+                    if getattr(error, "sqlstate", "") == WRONG_PASSWORD:
+                        # Nobody has written this password into a URL.
+                        error.hint = f"`dims db rotate {self._bot}` gives it a new one"
                     raise
                 _log.info("tries again with what the supervisor has told: %s", error)
 

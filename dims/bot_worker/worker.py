@@ -328,6 +328,8 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     """Joins the fleet as `order` says, runs the bot, and returns the exit code."""
     incarnation = int(order["incarnation"])
     worker: Worker | None = None
+    early: list[tuple[str, Mapping[str, Any]]] = []
+    """What came with the welcome, before there was a worker to heed it."""
 
     def heed(kind: str, body: Mapping[str, Any]) -> None:
         if kind == "leave":
@@ -341,6 +343,8 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
         elif kind in ("connections", "storage"):
             if worker is not None:
                 worker.storage.heed(kind, body)
+            else:
+                early.append((kind, body))
         else:
             raise RefusedError(f"this worker does not know {kind!r}")
 
@@ -360,6 +364,8 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     worker = Worker(terms, incarnation, bond)
     bond.on_rejoined = worker.storage.rejoined
     worker.rotating = rotating
+    for kind, body in early:
+        worker.storage.heed(kind, body)
     if heeds_signals:
         worker.leave_on_signals()
     started_s = time.monotonic()

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from dims.cli.log_command import last_line
 from dims.cli.where import Where
 from dims.config import Config, ServerKind, load_config, read_environment
-from dims.errors import NotRunningError, ServiceError, TimedOutError
+from dims.errors import NotRunningError, ServiceError, StateError, TimedOutError
 from dims.layout import PRIVATE_FILE
 
 ALLOWED = frozenset(
@@ -110,6 +111,13 @@ def _hand_over(descriptor: int, secrets: bytes) -> None:
         pipe.write(secrets)
 
 
+def _complain_about_disk(state: Path) -> None:
+    """Raises StateError where there was no room for a log either."""
+    disk = os.statvfs(state)
+    if not (disk.f_bavail if os.geteuid() else disk.f_bfree):
+        raise StateError(f"the disk of {state} is full", hint="make room on it")
+
+
 def _wait_for_brain(place: Where, keeper: subprocess.Popen[bytes], offset: int) -> None:
     until_s = time.monotonic() + BRAIN_WITHIN_S
     while time.monotonic() < until_s:
@@ -121,6 +129,7 @@ def _wait_for_brain(place: Where, keeper: subprocess.Popen[bytes], offset: int) 
             if code == 0:
                 return
             if code is not None:
+                _complain_about_disk(place.layout.state)
                 said = place.layout.log("keeper").read_bytes()[offset:].decode("utf-8", "replace")
                 last = said.strip().splitlines()[-1] if said.strip() else f"exit code {code}"
                 raise ServiceError(

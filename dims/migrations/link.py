@@ -19,6 +19,8 @@ from dims.storage.ground import Server
 DRIVER = "postgresql+asyncpg://"
 APPLICATION = "dims migrations"
 CONNECTS_WITHIN_S = 10.0
+STATEMENT_SHOWN = 80
+"""Characters of a statement that failed: enough to find it."""
 OLDEST = 150_000
 """security_invoker views need PostgreSQL 15."""
 LOCK_NOT_AVAILABLE = "55P03"
@@ -98,7 +100,8 @@ def explained(what: str) -> Iterator[None]:
             case code if code == _DISK_FULL:
                 hint = "make room on the server's disk and try again"
             case _:
-                hint = "see the statement in `--dry-run`"
+                statement = " ".join((error.statement or "").split())[:STATEMENT_SHOWN]
+                hint = f"mend that and try again; the statement: {statement}"
         raise StateError(message, hint=hint) from error
 
 

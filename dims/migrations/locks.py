@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -17,7 +18,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.pid <> pg_backend_pid() AND l.
   AND l.classid = ($1::bigint >> 32)::int::oid AND l.objid = ($1::bigint & 4294967295)::oid
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
 LIMIT 1"""
-_IN_THE_WAY = """\
+IN_THE_WAY = """\
 SELECT DISTINCT l.pid, coalesce(a.usename::text, '?') AS usename, c.relname::text AS what
 FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
 LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
@@ -76,8 +77,12 @@ def holder(connection: Connection) -> str:
 
 def in_the_way(connection: Connection) -> str:
     """Who uses our tables, in words; empty when nobody does."""
-    rows = connection.exec_driver_sql(_IN_THE_WAY).all()
-    return ", ".join(f"pid {row.pid} (role {row.usename}, {row.what})" for row in rows)
+    return listed(connection.exec_driver_sql(IN_THE_WAY))
+
+
+def listed(rows: Iterable[Sequence[object]]) -> str:
+    """Who is in the way, in words; `rows` are those of IN_THE_WAY."""
+    return ", ".join(f"pid {pid} (role {role}, {what})" for pid, role, what in rows)
 
 
 def tables(connection: Connection) -> set[str]:

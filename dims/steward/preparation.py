@@ -7,6 +7,7 @@ import logging
 import asyncpg  # type: ignore[import-untyped]
 
 from dims.configuration.server_urls import PostgresAddress
+from dims.errors import TimedOutError
 from dims.steward.roles import Roles
 from dims.steward.schema import bring_up_to_date, make_room_for_audit
 from dims.storage.names import Shape, quoted
@@ -25,8 +26,28 @@ async def prepare(
     """Makes what is missing, as an administrator; returns the revision. Safe to repeat.
 
     Raises StateError for a schema that must not be used or changed, ServiceError without the rights
-    for it, and whatever DimsError a migration raises.
+    for it, TimedOutError for tables that others have locked, and whatever DimsError a migration
+    raises.
     """
+    try:
+        return await _prepare(connection, address, shape, roles, migrates)
+    except asyncpg.LockNotAvailableError as error:
+        from dims.migrations.locks import IN_THE_WAY, listed  # noqa: PLC0415 (SQLAlchemy)
+
+        who = listed(await connection.fetch(IN_THE_WAY)) or "somebody who has left since"
+        raise TimedOutError(
+            f"tables of the database are locked by others: {who}",
+            hint="wait, or end it if it is stuck: SELECT pg_terminate_backend(pid)",
+        ) from error
+
+
+async def _prepare(
+    connection: asyncpg.Connection,
+    address: PostgresAddress,
+    shape: Shape,
+    roles: Roles,
+    migrates: bool,
+) -> str:
     revision = await bring_up_to_date(connection, address, shape, migrates=migrates)
     changed = await roles.settle(connection)
     if changed:

@@ -15,7 +15,7 @@ from itertools import islice
 
 import asyncpg  # type: ignore[import-untyped]
 
-from dims.errors import DimsError
+from dims.errors import DimsError, StateError
 from dims.storage.embedded.seal import new_password
 from dims.storage.names import Shape
 from dims.storage.scram import verifier
@@ -116,14 +116,30 @@ class Roles:
         fresh = [key for key, is_new in due.items() if is_new]
         if fresh:
             # In a thread: a verifier is 4096 rounds of hashing, a thousand of them take seconds.
-            for key, made in await asyncio.to_thread(self._make, fresh):
-                self._sealed.set(key, made)
-            self._sealed.save()
+            self._seal(dict(await asyncio.to_thread(self._make, fresh)))
         rest = iter(due)
         while batch := tuple(islice(rest, BATCH)):
             roles = [self._login_role(key, there) for key in batch]
             await put_roles(connection, self._shape, roles)
             self._has_put(connection, batch)
+
+    def _seal(self, made: Mapping[str, SealedRole]) -> None:
+        """Seals them all, or none of them: what is not on the disk must not reach the server with
+        the next look. Raises StateError."""
+        former = {key: self._sealed.get(key) for key in made}
+        try:
+            self._put_in(made)
+            self._sealed.save()
+        except StateError:
+            self._put_in(former)
+            raise
+
+    def _put_in(self, roles: Mapping[str, SealedRole | None]) -> None:
+        for key, one in roles.items():
+            if one is None:
+                self._sealed.remove(key)
+            else:
+                self._sealed.set(key, one)
 
     def _has_put(self, connection: asyncpg.Connection, keys: Iterable[str]) -> None:
         if self._put_on is not connection:

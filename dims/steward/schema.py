@@ -20,6 +20,11 @@ from dims.storage.names import SCHEMA, Shape, quoted
 if TYPE_CHECKING:
     from dims.migrations.runner import Progress
 
+LOCK_WITHIN_S = 3.0
+TRIES = 2
+"""Less patience than `dims db migrate` has: who is in the way is told soon, and each restart of the
+steward tries again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,9 +44,10 @@ async def bring_up_to_date(
             f"the database is at revision {found or 'none'}, this DIMS needs {head()}",
             hint="`dims db migrate`, or `storage.migrate: true`",
         )
-    from dims.migrations.runner import Migrations  # noqa: PLC0415 (see above)
+    from dims.migrations.runner import Limits, Migrations  # noqa: PLC0415 (see above)
 
-    report = await Migrations(address, shape=shape, progress=_tell).migrate()
+    limits = Limits(migration_lock_s=LOCK_WITHIN_S, tries=TRIES)
+    report = await Migrations(address, shape=shape, limits=limits, progress=_tell).migrate()
     _log.info("the database is at revision %s, it was at %s", report.after, report.before)
     return str(report.after)
 

@@ -47,6 +47,8 @@ It is tried on, with each restart of ours."""
 GO_ON_AFTER_S = 3.0
 """A fleet whose roles are all known does not wait longer for a database that is away."""
 CONNECT_WITHIN_S = 5.0
+LOCK_WITHIN_S = 3.0
+"""A table that somebody has locked is not waited for in silence."""
 ASK_EVERY_S = 5.0
 ANSWER_WITHIN_S = 5.0
 FIRST_RETRY_S = 0.05
@@ -93,8 +95,7 @@ class Steward:
             if serves.done():
                 serves.result()
         except DimsError as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            self._bond.last_will("crash", f"{error}{hint}")
+            self._bond.last_will("crash", _with_mend(error))
             raise
         finally:
             for task in (leaves, serves):
@@ -125,7 +126,7 @@ class Steward:
         if terms is None or roles is None:
             raise _away()
         bots = body.get("bots") or list(terms.bots)
-        if not isinstance(bots, list) or not set(bots) <= set(terms.bots):
+        if not isinstance(bots, list) or not all(bot in terms.bots for bot in bots):
             raise UsageError("rotate: bots must be ids of this fleet's bots")
         try:
             async with self._using:
@@ -170,6 +171,7 @@ class Steward:
     async def _prepare(self, terms: StewardTerms, roles: Roles, began_s: float) -> None:
         """Until the database is ready for bots; returns without it where they can do without."""
         delay_s = FIRST_RETRY_S
+        patience_s = READY_WITHIN_S if terms.address is None else URL_WITHIN_S
         while True:
             reason = away = await self._reach(terms)
             if away is None:
@@ -179,7 +181,7 @@ class Steward:
             waited_s = time.monotonic() - began_s
             if away and waited_s > GO_ON_AFTER_S and self._go_on_without(terms, roles, away):
                 return
-            if waited_s > READY_WITHIN_S:
+            if waited_s > (patience_s if away else READY_WITHIN_S):
                 raise ServiceError(reason)
             self._beat(reason)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
@@ -197,7 +199,7 @@ class Steward:
         except ServiceError as error:
             if not is_passing(error):
                 raise
-            return str(error)
+            return _with_mend(error)
         return None
 
     async def _try_to_settle(self, terms: StewardTerms, roles: Roles) -> str | None:
@@ -207,9 +209,10 @@ class Steward:
         except _FAILURES as error:
             await self._disconnect()
             failure = _explained(error)
-            if not is_passing(failure):
+            if not is_passing(failure) or isinstance(failure, TimedOutError):
+                # For a lock it has been waited already; each restart of ours tries again.
                 raise failure from error
-            return str(failure)
+            return _with_mend(failure)
         return None
 
     async def _settle(self, terms: StewardTerms, roles: Roles) -> None:
@@ -217,6 +220,7 @@ class Steward:
         address = self._admin(terms)
         async with self._using:
             connection = await self._connected(address)
+            await connection.execute(f"SET lock_timeout = '{LOCK_WITHIN_S:g}s'")
             # Who is ready must be heard of every few seconds, and a migration may take hours: a
             # later one is for the next start of this process, which has all the time.
             migrates = terms.migrates and self._server is None
@@ -252,7 +256,7 @@ class Steward:
             if not isinstance(failure, (ServiceError, TimedOutError)):
                 raise failure from error
             # A permanent reason as well: the bots that run have all they need.
-            await self._worry(str(failure))
+            await self._worry(_with_mend(failure))
         else:
             self._trouble = ""
         self._beat(self._trouble)
@@ -331,11 +335,19 @@ def _explained(error: Exception) -> DimsError:
     return found if found is not None else ServiceError(f"{type(error).__name__}: {error}")
 
 
+def _with_mend(error: DimsError) -> str:
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
+
 def _keep(path: Path, server: Mapping[str, Any]) -> None:
+    text = json.dumps(server)
     try:
-        seal.write(path, json.dumps(server))
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}") from error
+        # A full disk is no reason to leave as long as there is nothing to write.
+        if not path.exists() or path.read_text(encoding="utf-8").strip() != text:
+            seal.write(path, text)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StateError(f"cannot write {path}: {why}", hint=seal.WRITE_HINT) from error
 
 
 def _kept(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The audit log: the trigger that writes it, its months, and what leaves it. SQL and its callers.
 
 A row says who (`session_user`, which SET ROLE does not change), what, which row, before and after.
-Of an update only what changed is kept, and nothing when that is `last_seen_at` or `updated_at` alone.
+Of an update only what changed is kept, and nothing when that is when somebody was seen.
 What is secret shows as `***`, so that a change of it still
 shows. The correlation id is what the session says (`SET LOCAL dims.correlation_id`): a hint for
 reading, no proof.

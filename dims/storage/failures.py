@@ -61,6 +61,9 @@ _CONTENDED = frozenset({"40001", "40P01", "55P03"})
 _INVALID = ("22", "23")
 _PASSING = frozenset({"53000", "53200", "53300", "57P03", "57P05"})
 _LOST = frozenset({"57P01", "57P02", "08000", "08003", "08006", "08007", "25P03"})
+_SAID_GOODBYE = "another operation (2) is in progress"
+"""asyncpg's state after an error that no statement of ours asked for (PROTOCOL_ERROR_CONSUME in its
+coreproto.pxd): the server has ended an idle connection, and its end is still on the way."""
 _GONE = "the connection to the database broke; whether the statement took effect is unknown"
 
 
@@ -78,6 +81,8 @@ def translate(error: BaseException) -> DimsError | None:
         case TimeoutError():
             return _too_slow()
         case asyncpg.ConnectionDoesNotExistError() | OSError():
+            return LostError(_GONE, hint="look before doing it again")
+        case asyncpg.InternalClientError() if _SAID_GOODBYE in str(error):
             return LostError(_GONE, hint="look before doing it again")
         case asyncpg.PostgresError():
             return _by_sqlstate(error)

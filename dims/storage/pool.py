@@ -191,7 +191,7 @@ class Pool:
     def acquire(self, timeout_s: float | None = None, *, raw: bool = False) -> Lease:
         """A connection for an `async with`; who asked first is served first.
 
-        `raw` says that the session itself may be changed (SET, LISTEN, advisory locks): then it is
+        `raw` says that the session itself may be changed (SET, LISTEN): then it is
         reset afterwards, which costs a round trip of nobody who asks. So it is after an exception.
 
         Raises TimedOutError after `timeout_s` seconds (None: as in the settings), and ServiceError

@@ -88,7 +88,8 @@ class SealedRoles:
         try:
             seal.write(self._path, json.dumps({"version": VERSION, "roles": roles}, indent=1))
         except (OSError, ServiceError) as error:
-            raise StateError(f"cannot write {self._path}: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise StateError(f"cannot write {self._path}: {why}", hint=seal.WRITE_HINT) from error
 
 
 def _wire(role: SealedRole) -> dict[str, Any]:

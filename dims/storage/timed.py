@@ -45,6 +45,11 @@ class TimedConnection(asyncpg.Connection):  # type: ignore[misc]
         """Whether a statement runs."""
         return self._task is not None
 
+    def get_reset_query(self) -> str:
+        """As asyncpg's, but for advisory locks: bots have none, and asking to release them is
+        forbidden to bots."""
+        return "CLOSE ALL; UNLISTEN *; RESET ALL"
+
     def limit(self, limit_s: float) -> None:
         """No statement may take longer from now on."""
         self._limit_s = limit_s

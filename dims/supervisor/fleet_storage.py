@@ -26,6 +26,11 @@ LEASE_S = 600.0
 """How long borrowed connections outlive the brain that lent them."""
 SLOW_KEPT = 50
 LONGEST_SQL = 300
+_POOL = frozenset(
+    {"open", "idle", "in_use", "waiting", "allowed", "acquired", "waited_max_s", "connects"}
+    | {"failures", "slow"}
+)
+"""Fields of dims.storage.pool.PoolStats, which is not imported here."""
 
 Say = Callable[[UnitId, str, Mapping[str, Any]], bool]
 
@@ -100,13 +105,21 @@ class FleetStorage:
         most, reserved = int(server["max_connections"]), int(server["reserved"])
         self._server = server
         self.learn_roles(said)
-        total = budget.usable(most, reserved)
-        if self._settings.connections is not None:
-            if self._settings.connections > total:
-                _log.warning("storage.connections: the server has room for %d only", total)
-            total = min(total, self._settings.connections)
+        total = self._connections(budget.usable(most, reserved))
         self._share, left = budget.share_of(total, len(self._bots), self._settings.pool.max_size)
         self._tell(budget.set_total(self._budget, left, time.monotonic()))
+
+    def _connections(self, room: int) -> int:
+        """How many connections workers may have together, where the server has room for so many."""
+        wanted = self._settings.connections
+        if wanted is None:
+            return room
+        if self._settings.pooler_address is not None:
+            # Workers meet the pooler, and nobody can ask it for its limit.
+            return wanted
+        if wanted > room:
+            _log.warning("storage.connections: %d, but the server has room for %d", wanted, room)
+        return min(wanted, room)
 
     def learn_roles(self, said: Mapping[str, Any]) -> None:
         """Roles and passwords of bots; who runs is told its own."""
@@ -144,10 +157,7 @@ class FleetStorage:
 
     def reported(self, unit: UnitId, said: Mapping[str, Any]) -> None:
         """A worker says how many borrowed connections it holds and wants."""
-        numbers = (said["holds"], said["wants"], said["seen"])
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError(f"connections: {numbers!r}")
-        holds, wants, seen = numbers
+        holds, wants, seen = (_count(said[name]) for name in ("holds", "wants", "seen"))
         # A worker runs foreign code: no lie of one takes what others need.
         most = self._settings.pool.max_size
         report = Report(min(holds, most), min(wants, most), seen)
@@ -170,19 +180,15 @@ class FleetStorage:
         """The numbers of a worker's pool in a heartbeat, and its slow queries since the last."""
         pool = said.get("pool")
         if isinstance(pool, Mapping):
-            self._pools[unit] = {
-                str(name): value for name, value in pool.items() if isinstance(value, int | float)
-            }
+            numbers = {name: units.number(value) for name, value in pool.items() if name in _POOL}
+            self._pools[unit] = {n: value for n, value in numbers.items() if value is not None}
         slow = said.get("slow")
         for one in slow[:SLOW_KEPT] if isinstance(slow, list) else ():
-            self._slow.append(
-                {
-                    "bot": unit,
-                    "at": float(one["at"]),
-                    "took_s": float(one["took_s"]),
-                    "sql": one_line(str(one["sql"]))[:LONGEST_SQL],
-                }
-            )
+            at_s, took_s = units.number(one["at"]), units.number(one["took_s"])
+            if at_s is not None and took_s is not None:
+                # Cut first: the whole may be as long as a frame.
+                sql = one_line(str(one["sql"])[:LONGEST_SQL])
+                self._slow.append({"bot": unit, "at": at_s, "took_s": took_s, "sql": sql})
 
     def _tell(self, decision: budget.Decision) -> None:
         self._budget, words = decision
@@ -225,6 +231,14 @@ class FleetStorage:
         """Raises RefusedError without a database."""
         if not self.is_on:
             raise RefusedError("there is no database", hint="bots.yaml: storage: database: off")
+
+
+def _count(said: Any) -> int:
+    """A number of connections, or of a word; raises ValueError."""
+    # Not repeated in the error: it may be as long as a frame.
+    if type(said) is not int or not 0 <= said < units.MOST_READ:
+        raise ValueError("connections: no number")
+    return said
 
 
 def _wire(word: Word) -> dict[str, Any]:

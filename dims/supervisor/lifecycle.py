@@ -246,7 +246,7 @@ class _Life(Step):
             self.enter(State.DEGRADED, trouble)
         elif state is State.DEGRADED and not trouble:
             self.enter(State.READY, "serves well again")
-        elif state is State.DEGRADED:
+        elif trouble and state in (State.DEGRADED, State.STARTING):
             self.note(reason=trouble)
         self.note(last_beat_s=self.now_s)
 

@@ -16,7 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from dims.config import Config, ServerKind
-from dims.errors import DimsError, NotRunningError, RefusedError, ServiceError, UsageError
+from dims.errors import (
+    DimsError,
+    FullError,
+    NotRunningError,
+    RefusedError,
+    ServiceError,
+    UsageError,
+)
 from dims.ipc.envelope import Priority
 from dims.ipc.grants import BRAIN
 from dims.layout import PRIVATE_DIR, Layout
@@ -57,9 +64,6 @@ _log = logging.getLogger(__name__)
 FILE_LOOK_S = 1.0
 """How often the file of a failed bot is looked at."""
 EXPLAINED_EVENTS = 20
-MOST_READ = 2**53
-"""No reading is larger, and every JSON reader can hold it."""
-
 
 OnControl = Callable[[UnitId, str, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -219,7 +223,8 @@ class ProcessSupervisor:
             record = replace(record, not_before_s=time.monotonic() + wait_s)
         self.engine.add(record, service=service)
         self.processes.watch(record.unit, record.incarnation, pid, started)
-        self.storage.former(record.unit)
+        if not service:
+            self.storage.former(record.unit)
         reason = "the brain was restarted"
         wanted = desired is Desired.RUNNING
         self.engine.post(record.unit, AskedRestart(reason) if wanted else AskedStop(reason))
@@ -350,14 +355,15 @@ class ProcessSupervisor:
         match kind:
             case "heartbeat":
                 names = ("unshared_bytes", "loop_lag_s", "updates")
-                self._readings[unit] = Readings(*(_number(body.get(name)) for name in names))
+                self._readings[unit] = Readings(*(units.number(body.get(name)) for name in names))
                 trouble = one_line(str(body.get("trouble", "")))
                 self.engine.post(unit, Heartbeat(incarnation, trouble))
-                self.storage.read(unit, body)
+                if self._is_current(unit, incarnation):
+                    self.storage.read(unit, body)
             case "connections" if self._is_bot(unit):
-                self.storage.reported(unit, body)
-            case "roles" if unit == STEWARD:
-                self.storage.learn_roles(body)
+                # What a process said before its end may be heard after it: then it holds nothing.
+                if self._is_current(unit, incarnation):
+                    self.storage.reported(unit, body)
             case "ready":
                 self._became_ready(unit, incarnation, body)
             case "last_will":
@@ -587,7 +593,16 @@ class ProcessSupervisor:
         return report.explain(records[unit], readings, events, time.monotonic(), missing)
 
     def _tell_soon(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> bool:
-        return self.links.say(unit, kind, body, Priority.HIGH)
+        try:
+            return self.links.say(unit, kind, body, Priority.HIGH)
+        except FullError as error:
+            # One that does not read must not keep the others from what they are told.
+            _log.warning("%s does not hear %r: %s", unit, kind, error)
+            return False
+
+    def _is_current(self, unit: UnitId, incarnation: Incarnation) -> bool:
+        record = self.engine.records[unit]
+        return record.alive and record.incarnation == incarnation
 
     def _is_bot(self, unit: UnitId) -> bool:
         return self._kinds[unit] is UnitKind.BOT
@@ -605,12 +620,6 @@ class ProcessSupervisor:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("%s failed", task.get_name(), exc_info=task.exception())
-
-
-def _number(said: Any) -> Any:
-    """A reading as a worker said it; None for what is no sound number, for it runs foreign code."""
-    sound = type(said) in (int, float) and 0 <= said < MOST_READ
-    return said if sound else None
 
 
 def _no_control(_unit: UnitId, kind: str, _body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -42,12 +42,21 @@ SERVICE_POLICY = Policy(
     stuck_after_s=10**9,
 )
 """Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
-SERVER_POLICY = replace(SERVICE_POLICY, drain_timeout_s=20.0)
-"""A database may have much to write when it is to leave."""
+SERVER_POLICY = replace(
+    SERVICE_POLICY,
+    restart=replace(
+        SERVICE_POLICY.restart, max_delay_s=2.0, slow_retry_s=5.0, stable_after_s=10.0
+    ),
+    drain_timeout_s=20.0,
+)
+"""All bots stand still without their database, and its start harms nobody outside. It may have much
+to write when it is to leave."""
 STEWARD_POLICY = replace(SERVICE_POLICY, start_timeout_s=3600.0, stuck_after_s=90.0)
 """A migration takes as long as it takes; what the steward waits for it limits itself."""
 ADOPTED = (POSTGRES, VALKEY)
 """What goes on when a brain comes back: a restart would cut off whoever uses it."""
+MOST_READ = 2**53
+"""No reading is larger, and every JSON reader can hold it."""
 EMBEDDED_CONNECTIONS = (100, 500)
 """Of an embedded PostgreSQL: at least, and at most; between them one for each bot."""
 SANDBOX_API_ID, SANDBOX_API_HASH = 1, "sandbox"
@@ -254,6 +263,12 @@ def storage_place(
 def grants_of(config: Config) -> Grants:
     """Who may send what to whom."""
     return Grants(tuple(Grant(tuple(g.sender), tuple(g.to), tuple(g.kinds)) for g in config.grants))
+
+
+def number(said: Any) -> Any:
+    """A reading as a worker said it; None for what is no sound number, for it runs foreign code."""
+    sound = type(said) in (int, float) and 0 <= said < MOST_READ
+    return said if sound else None
 
 
 def _read_key(config: Config, file: Path | None) -> str | None:

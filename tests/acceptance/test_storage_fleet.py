@@ -179,7 +179,7 @@ def test_a_database_url_that_leads_nowhere_is_one_clear_error(make_fleet: MakeFl
     assert len(said) == 1
     assert said[0].startswith(
         "dims: steward does not come up, and bots wait for it: "
-        "cannot connect to dims@127.0.0.1:1/dims: nobody listens there (start the server"
+        "cannot connect to dims@127.0.0.1:1/dims: nobody listens there"
     )
     everything = told.out + told.err + fleet.log("steward") + fleet.log("brain")
     assert "secret-word" not in everything

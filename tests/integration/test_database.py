@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from fleet import REPOSITORY
+from fleet import REPOSITORY, WITHIN_S
 from storage_site import (
     StorageSite,
     database_of,
@@ -91,6 +91,17 @@ async def test_an_error_names_the_bot_and_no_value(db: Database) -> None:
         assert str(caught.value).startswith(f"{db.bot_id}: ")
         assert "123456" not in str(caught.value)
         assert "my secret" not in str(caught.value)
+
+
+async def test_an_error_costs_no_connection(site: StorageSite) -> None:
+    bot_id, address = await site.new_bot()
+    pool = pool_to(address, max_size=1)
+    db = Database(bot_id, pool)
+    for _ in range(3):
+        with pytest.raises(ForbiddenError):
+            await db.execute(ADD, "bot0", 1)
+    assert pool.stats().connects == 1
+    await db.close(WITHIN_S)
 
 
 async def test_a_row_for_another_bot_is_refused(db: Database) -> None:

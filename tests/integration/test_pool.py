@@ -253,13 +253,13 @@ async def test_a_connection_that_broke_in_use_is_not_given_to_the_next(site: Sit
 async def test_a_session_that_was_changed_is_reset(site: Site) -> None:
     async with pool_of(site, PoolSettings(max_size=1)) as pool:
         async with pool.acquire(raw=True) as connection:
-            await connection.execute("SET search_path = pg_catalog; SELECT pg_advisory_lock(7)")
+            await connection.execute("SET search_path = pg_catalog; LISTEN news")
             pid = connection.get_server_pid()
         async with pool.acquire() as connection:
             assert connection.get_server_pid() == pid
             assert "public" in await connection.fetchval("SHOW search_path")
-            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-            assert await connection.fetchval(held) == 0
+            heard = "SELECT count(*) FROM pg_listening_channels()"
+            assert await connection.fetchval(heard) == 0
 
 
 async def test_a_transaction_left_open_is_ended_and_said(

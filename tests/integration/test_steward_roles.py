@@ -267,8 +267,8 @@ async def test_rotation_gives_new_passwords_and_leaves_connections_open(place: P
     assert after["ada"] != before["ada"]
     assert after["bob"] == before["bob"]
     await place.may_come_in(roles)
+    former = place.address.as_user(*before["ada"])
     with pytest.raises(StorageError, match="password"):
-        former = place.address.as_user(*before["ada"])
         await connect(former, timeout_s=10, application_name="test")
     if place.address.user == "dims":
         assert await roles.end_sessions(place.admin, ["ada"]) == 1

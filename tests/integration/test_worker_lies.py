@@ -72,6 +72,22 @@ LIES = {
     "nonsense kinds": [["no such kind", {}], ["forked", {"unit": "echo", "pid": 1}], ["ready", {}]],
     "another's exit": [["exited", {"pid": 1, "started": 0, "code": 0, "signal": None}]],
     "a malformed will": [["last_will", {"failure": "made up"}], ["last_will", {}]],
+    "connections of all kinds": [
+        ["connections", {"holds": value, "wants": value, "seen": value}]
+        for value in ("x" * 10_000, [1], -1, 1.5, True, None, 10**30, 2**53 - 1, 10**9)
+    ],
+    "connections without numbers": [["connections", {}], ["connections", {"holds": 1}]],
+    "pools of all kinds": [
+        ["heartbeat", {"pool": value, "slow": value}]
+        for value in ("x", 1, [1], [{}], {"open": "x"}, {"open": 10**30}, {"\x1b[2J": 1}, None)
+    ],
+    "a pool of a thousand numbers": [
+        ["heartbeat", {"pool": {f"n{number}": number for number in range(1_000)}}]
+    ],
+    "slow queries without end": [
+        ["heartbeat", {"slow": [{"at": 1, "took_s": 1, "sql": "\x1b[2J" + "x" * 1_000}] * 500}]
+    ],
+    "roles": [["roles", {"roles": {}, "refused": {}}], ["rotate", {}]],
     "a will of no class": [
         ["last_will", {"failure": "crash", "reason": [1], "retry_after_s": "x"}]
     ],
@@ -91,6 +107,9 @@ def test_a_lie_is_shown_to_nobody_and_hurts_nobody_else(fleet: Fleet, what: str)
     liar = next(bot for bot in shown["bots"] if bot["id"] == "liar")
     for name in ("unshared_bytes", "loop_lag_s", "updates"):
         assert liar[name] is None or 0 <= liar[name] < 2**53
+    storage = json.dumps(fleet.ask("storage"), ensure_ascii=False)
+    assert "\x1b" not in storage
+    assert len(storage) < 50_000
     after = fleet.status()
     assert after["supervisor"]["pid"] == before["supervisor"]["pid"]
     assert after["services"][0]["pid"] == before["services"][0]["pid"]

@@ -68,3 +68,23 @@ def test_a_place_that_cannot_be_a_directory_is_refused_with_a_way_out(
     with pytest.raises(StateError) as refused:
         Layout(tmp_path / place).make()
     assert "--state-dir" in refused.value.hint
+
+
+def test_sockets_of_a_killed_server_are_removed_but_nothing_behind_a_link(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "state")
+    layout.make()
+    left = layout.server_sockets("postgres")
+    left.mkdir()
+    (left / ".s.PGSQL.5432").touch()
+    dear = tmp_path / "dear"
+    dear.mkdir()
+    (dear / "key").touch()
+    link = layout.server_sockets("valkey")
+    link.symlink_to(dear)
+    try:
+        layout.remove_server_sockets()
+        assert not left.exists()
+        assert (dear / "key").exists()
+    finally:
+        link.unlink()
+    layout.remove_server_sockets()

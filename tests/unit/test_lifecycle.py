@@ -163,6 +163,12 @@ def test_trouble_degrades_and_its_end_makes_ready_again(ready: Unit) -> None:
     assert ready.record.reason == "serves well again"
 
 
+def test_what_keeps_a_unit_from_getting_ready_is_its_reason(unit: Unit) -> None:
+    unit.hears(AskedStart(), Granted(), Spawned(FIRST, 70))
+    assert unit.hears(Heartbeat(FIRST, "the database is away"), Heartbeat(FIRST)) == []
+    assert (unit.record.state, unit.record.reason) == (State.STARTING, "the database is away")
+
+
 def test_a_heartbeat_moves_the_deadline_without_an_order(ready: Unit) -> None:
     assert ready.hears(Heartbeat(FIRST), after_s=30.0) == []
     assert ready.rings(Timer.STUCK, 15.0) == [armed(Timer.STUCK, 4, 30.0)]

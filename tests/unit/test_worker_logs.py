@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from dims.logs import CleanStream, JsonFormatter, Redactor
+from dims.logs import CleanStream, JsonFormatter, Redactor, one_line
 
 TOKEN = "7000001001:AbCdEfGhIjKlMnOpQrStUvWxYz_123-1001"
 HASH = TOKEN.partition(":")[2]
@@ -72,3 +72,7 @@ def test_prints_are_written_line_by_line_without_secrets() -> None:
     stream.close()
     os.close(reading)
     os.close(writing)
+
+
+def test_what_is_shown_on_one_line_steers_no_terminal() -> None:
+    assert one_line("a\n b\x1b[2J\x9b1m\x07 \u202ec é") == "a b�[2J�1m� �c é"

@@ -11,6 +11,7 @@ from dims.layout import PRIVATE_FILE
 
 PASSWORD_BYTES = 32
 """Of chance; as text 43 characters of A-Z, a-z, 0-9, `-` and `_`."""
+WRITE_HINT = "make room on its disk, or let this user write there"
 
 
 def new_password() -> str:
