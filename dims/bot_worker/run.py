@@ -20,9 +20,7 @@ def run_in_foreground(wire: Mapping[str, Any], storage: StorageOf) -> None:
 
     Raises BotError with the reason when the bot cannot go on, and what `storage` raises.
     """
-    terms = read_terms(wire)
     logs.dump_stacks_on_signal()
-    logs.log_to_terminal(terms.bot, terms.secrets)
     failure = asyncio.run(_run(wire, storage))
     if failure is not None:
         raise BotError(failure)
@@ -30,7 +28,9 @@ def run_in_foreground(wire: Mapping[str, Any], storage: StorageOf) -> None:
 
 async def _run(wire: Mapping[str, Any], storage: StorageOf) -> str | None:
     async with storage as found:
-        worker = Worker(read_terms({**wire, "storage": found}), 1, None)
+        terms = read_terms({**wire, "storage": found})
+        logs.log_to_terminal(terms.bot, terms.secrets)
+        worker = Worker(terms, 1, None)
         worker.leave_on_signals()
         failure = await worker.run()
         return failure.reason if failure is not None else None

@@ -44,13 +44,13 @@ SERVICE_POLICY = Policy(
 """Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
 SERVER_POLICY = replace(
     SERVICE_POLICY,
-    restart=replace(
-        SERVICE_POLICY.restart, max_delay_s=2.0, slow_retry_s=5.0, stable_after_s=10.0
-    ),
+    restart=replace(SERVICE_POLICY.restart, max_delay_s=2.0, slow_retry_s=5.0, stable_after_s=10.0),
+    start_timeout_s=86_400.0,
     drain_timeout_s=20.0,
 )
 """All bots stand still without their database, and its start harms nobody outside. It may have much
-to write when it is to leave."""
+to write when it is to leave, and to read when it recovers: what its process waits for, that limits
+itself."""
 STEWARD_POLICY = replace(SERVICE_POLICY, start_timeout_s=3600.0, stuck_after_s=90.0)
 """A migration takes as long as it takes; what the steward waits for it limits itself."""
 ADOPTED = (POSTGRES, VALKEY)

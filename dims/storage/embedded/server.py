@@ -80,7 +80,11 @@ class EmbeddedServer(ABC):
         """All that one needs to connect but the password, as a JSON object."""
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Waits until the server serves. Raises ServiceError when it ended or takes too long."""
+        """Waits until the server serves. One that says that it starts is waited for as long as it
+        says so: a recovery after a crash takes its time, and one that is cut off begins again.
+
+        Raises ServiceError when it ended, or has said nothing for `timeout_s` seconds.
+        """
         if self.process is None:
             raise ServiceError(f"{self.name} was not started")
         until_s = time.monotonic() + timeout_s
@@ -89,9 +93,11 @@ class EmbeddedServer(ABC):
             health = await self.probe(ANSWER_WITHIN_S)
             if health is Health.SERVES:
                 return
+            if health is Health.STARTING:
+                until_s = time.monotonic() + timeout_s
             if await child.ended(self.process, LOOK_S):
                 raise ServiceError(f"{self.name} ended with {self.process.returncode} at its start")
-        raise ServiceError(f"{self.name} is still {health} after {timeout_s:g} s")
+        raise ServiceError(f"{self.name} has not answered for {timeout_s:g} s")
 
     async def stop(self, limit_s: float) -> None:
         """Ends the server in order, and otherwise once `limit_s` is over."""
