@@ -19,7 +19,7 @@ from dims.layout import Layout
 from dims.logs import one_line
 from dims.supervisor import budget, units
 from dims.supervisor.budget import BudgetRecord, Report, Word
-from dims.supervisor.facts import Incarnation, UnitId
+from dims.supervisor.facts import UnitId
 from dims.supervisor.units import POSTGRES, STEWARD, VALKEY
 
 LEASE_S = 600.0
@@ -170,9 +170,8 @@ class FleetStorage:
         if self.is_on:
             budget.former(self._budget, unit, self._settings.pool.max_size)
 
-    def gone(self, unit: UnitId, incarnation: Incarnation) -> None:
+    def gone(self, unit: UnitId) -> None:
         """A worker's process has ended."""
-        del incarnation  # one process per unit at a time, and its end comes before the next
         self._pools.pop(unit, None)
         self._tell(budget.gone(self._budget, unit, time.monotonic()))
 

@@ -448,7 +448,7 @@ class ProcessSupervisor:
         if self.engine.records[unit].incarnation == incarnation:
             self._store.process(unit, None, None)
         self.engine.post(unit, Exited(incarnation, status))
-        self.storage.gone(unit, incarnation)
+        self.storage.gone(unit)
         if unit == ZYGOTE:
             self._give_up_forks(self._unanswered_forks(), "the zygote ended while it forked")
 

@@ -13,7 +13,7 @@ import pytest
 from dims.config import load_config
 from dims.errors import RefusedError, ServiceError
 from dims.layout import Layout
-from dims.supervisor.facts import Incarnation, UnitId
+from dims.supervisor.facts import UnitId
 from dims.supervisor.fleet_storage import LONGEST_SQL, SLOW_KEPT, FleetStorage
 from dims.supervisor.units import POSTGRES, STEWARD, VALKEY
 
@@ -146,7 +146,7 @@ def test_a_worker_that_lies_about_connections_takes_no_more_than_a_pool(brain: B
     brain.storage.reported(LIAR, {"holds": most, "wants": most, "seen": most, "renews": [1]})
     brain.storage.reported(ADA, {"holds": 0, "wants": 1, "seen": 0})
     assert all(word["number"] <= 2**53 + 9 for _, word in brain.hears("connections"))
-    brain.storage.gone(LIAR, Incarnation(1))
+    brain.storage.gone(LIAR)
     assert ADA in dict(brain.hears("connections"))
     assert brain.status["budget"]["leased"] == 1
 
@@ -163,7 +163,7 @@ def test_a_pool_has_no_numbers_but_those_a_pool_has(brain: Brain, lie: Any) -> N
     assert brain.status["pools"] in ([], [{"bot": LIAR}])
     brain.storage.read(ADA, {"pool": {"open": 2, "waited_max_s": 0.5}})
     assert {"bot": ADA, "open": 2, "waited_max_s": 0.5} in brain.status["pools"]
-    brain.storage.gone(ADA, Incarnation(1))
+    brain.storage.gone(ADA)
     assert ADA not in {pool["bot"] for pool in brain.status["pools"]}
 
 

@@ -108,7 +108,7 @@ async def test_what_is_heard_of_a_process_after_its_end_counts_no_more(brain: Br
     brain.reports(ADA, FIRST, holds=1, wants=1)
     assert brain.budget["leased"] == 1
     brain.runs(ADA, SECOND)
-    brain.supervisor.storage.gone(ADA, FIRST)
+    brain.supervisor.storage.gone(ADA)
     brain.reports(ADA, FIRST, holds=1, wants=1, seen=1)
     heartbeat = {"pool": {"open": 9}}
     brain.supervisor.heard(ADA, FIRST, "heartbeat", heartbeat)
