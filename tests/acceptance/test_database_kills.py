@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fleet import Fleet, Result, until
+from fleet import Fleet, Result, is_running, until
 from stored import backends, forgotten, postmaster, rows
 
 BOTS = ("ada", "bob", "cyd")
@@ -90,7 +90,10 @@ def test_while_the_database_is_away_bots_say_so_and_go_on_afterwards(fleet: Flee
     # Who watches over the server sleeps, so that nobody starts it again.
     os.kill(service, signal.SIGSTOP)
     try:
+        left = backends(fleet.layout)
         os.kill(postmaster(fleet.layout), signal.SIGKILL)
+        # A process that serves a bot may go on for a moment without its server.
+        until(lambda: not any(map(is_running, left)), "nobody of the server is left")
         (said,) = fleet.say("ada", "while it is away")
         assert said.startswith("failed: ada: no database connection within 1.5 s")
         assert "the last attempt: cannot connect to" in said
