@@ -105,11 +105,19 @@ async def encrypted(address: PostgresAddress) -> bool:
         await connection.close()
 
 
+RESETS = 20
+"""In TLS 1.3 the client is done first, and speaks: a server that closes on what it has not read
+resets the connection, and its alert may be lost with that (RFC 8446, 4.6; RFC 1122, 4.2.2.13)."""
+
+
 async def refused(address: PostgresAddress) -> str:
     """Connects in vain; message and hint."""
-    with pytest.raises(StorageError) as caught:
-        await connect(address, timeout_s=10, application_name="test")
-    error = caught.value
+    for _ in range(RESETS):
+        with pytest.raises(StorageError) as caught:
+            await connect(address, timeout_s=10, application_name="test")
+        error = caught.value
+        if not isinstance(error.__cause__, ConnectionResetError):
+            break
     assert not isinstance(error, UnavailableError), "nothing that passes"
     text = f"{error} | {error.hint}"
     assert "\n" not in text
