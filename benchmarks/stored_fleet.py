@@ -135,7 +135,8 @@ class StoredFleet(Fleet):
         for bot in self.bots:
             for line in self.log(bot).splitlines():
                 if line.startswith("{") and '"error": "Traceback' in line:
-                    last = json.loads(line)["error"].strip().splitlines()[-1]
+                    lines = json.loads(line)["error"].strip().splitlines()
+                    last = next(said for said in reversed(lines) if not said.startswith("hint: "))
                     found[last.partition(":")[0].rpartition(".")[2]] += 1
         return found
 

@@ -44,7 +44,14 @@ SERVICE_POLICY = Policy(
 """Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
 SERVER_POLICY = replace(
     SERVICE_POLICY,
-    restart=replace(SERVICE_POLICY.restart, max_delay_s=2.0, slow_retry_s=5.0, stable_after_s=10.0),
+    restart=replace(
+        SERVICE_POLICY.restart,
+        max_delay_s=2.0,
+        slow_retry_s=5.0,
+        stable_after_s=10.0,
+        # Beyond the cap a start waits until the window has room: of two minutes that is an outage.
+        within_s=20.0,
+    ),
     start_timeout_s=86_400.0,
     drain_timeout_s=20.0,
 )
