@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from fleet import DIMS, REPOSITORY, Fleet, Result, running, until
+from stored import forget
+
+from dims.layout import Layout
 
 BOTS = ["echo", "admin", "buttons"]
 
@@ -19,8 +22,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     shutil.copytree(REPOSITORY / "examples", directory / "examples")
     # With all that is there by default: the database as well.
     text = (REPOSITORY / "bots.yaml").read_text("utf-8") + "\nstorage: {}\n"
-    with running(directory, text, start=("--all",)) as fleet:
-        yield fleet
+    try:
+        with running(directory, text, start=("--all",)) as fleet:
+            yield fleet
+    finally:
+        forget(Layout(directory / ".dims"))
 
 
 def press(fleet: Fleet, label: str, message_id: int) -> dict:
