@@ -188,6 +188,14 @@ class Service:
         return self.said()
 
 
+def shown(pid: int, name: str) -> bytes:
+    """What a process shows of itself; nothing where even its own user may not look."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except PermissionError:
+        return b""
+
+
 @contextmanager
 def place_for(user: str) -> Iterator[Place]:
     """A place in /tmp, for a server as another user must be able to pass the parents; at the end

@@ -146,7 +146,8 @@ def test_ctrl_c_stops_the_server_with_the_command(embedded: Fleet) -> None:
     for pid in _children(process.pid, "psql"):
         os.kill(pid, signal.SIGINT)
     out, err = process.communicate(timeout=WITHIN_S)
-    assert "canceling statement" in err, (out, err)
+    # psql says why its statement ended, unless it is gone before the server has told it.
+    assert "canceling statement" in err or "interrupted" in err, (out, err)
     assert_nothing_runs(embedded)
 
     migration = embedded.front("db", "check")
