@@ -61,19 +61,19 @@ class RequestServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 (asyncio runs every callback in a task)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that asyncio.streams makes, and that is cancelled before its first
+        # step as the process ends, is reported as a fault.
+        connection = _Connection(reader, writer, self._handle, self._name)
+        full = len(self._tasks) >= CONNECTION_LIMIT
+        task = asyncio.get_running_loop().create_task(connection.run(full=full))
         self._tasks.add(task)
-        try:
-            await _Connection(reader, writer, self._handle, self._name).run(
-                full=len(self._tasks) > CONNECTION_LIMIT
-            )
-        except asyncio.CancelledError:
-            # The server closes: ending quietly keeps asyncio.streams from reporting it as a fault.
-            return
-        finally:
-            self._tasks.discard(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a connection failed", exc_info=task.exception())
 
 
 class _Connection:
