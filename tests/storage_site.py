@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import signal
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-import pytest
-from embedded import IS_ROOT, USERS, Service, place_for
-from fleet import LOOK_S, WITHIN_S, until
+from embedded import USERS, Service, place_for
+from fleet import LOOK_S, WITHIN_S
+from pgbouncer import pgbouncer, verifiers
 
 from dims.configuration.server_urls import PostgresAddress
 from dims.migrations.runner import Migrations
@@ -115,48 +108,13 @@ async def end_statement(admin: asyncpg.Connection, part: str) -> int:
 
 
 async def roles_of(site: StorageSite) -> dict[str, str]:
-    """All roles that may log in, with what the server knows of their passwords."""
+    """As `pgbouncer.verifiers`."""
     admin = await site.admin()
-    rows = await admin.fetch(
-        "SELECT rolname::text AS name, rolpassword FROM pg_authid "
-        "WHERE rolcanlogin AND rolpassword IS NOT NULL AND NOT rolsuper"
-    )
+    found = await verifiers(admin)
     await admin.close()
-    return {row["name"]: row["rolpassword"] for row in rows}
+    return found
 
 
-@contextmanager
-def pooler(site: StorageSite, roles: dict[str, str]) -> Iterator[str]:
-    """The socket directory of a PgBouncer in transaction mode with two connections per role."""
-    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
-    with tempfile.TemporaryDirectory(prefix="dims-pb-") as directory:
-        place = Path(directory)
-        (place / "users.txt").write_text("".join(f'"{r}" "{k}"\n' for r, k in roles.items()))
-        lines = [
-            "[databases]", f"* = host={site.owner.host} port=5432", "[pgbouncer]", "listen_addr =",
-            f"unix_socket_dir = {place}", "listen_port = 5432", "auth_type = scram-sha-256",
-            f"auth_file = {place}/users.txt", "pool_mode = transaction", "default_pool_size = 2",
-            "max_client_conn = 50", f"logfile = {place}/log",
-            "ignore_startup_parameters = extra_float_digits",
-        ]  # fmt: skip
-        if IS_ROOT:
-            lines.append(f"user = {pwd.getpwuid(site.uid).pw_name}")
-        (place / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
-        if IS_ROOT:
-            for path in (place, *place.iterdir()):
-                os.chown(path, site.uid, -1)
-        process = subprocess.Popen(
-            [program, place / "pgbouncer.ini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            until((place / ".s.PGSQL.5432").exists, "PgBouncer listens")
-            yield directory
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def pooler(site: StorageSite, roles: dict[str, str]) -> AbstractContextManager[str]:
+    """As `pgbouncer.pgbouncer`."""
+    return pgbouncer(site.owner.host, site.uid, roles)

@@ -28,13 +28,14 @@ class Scripted(EmbeddedServer):
         home = Home(directory, directory / "sockets")
         super().__init__(home, None, Binaries("scripted", directory, "1", "given"))
         self._answers = list(answers)
-        self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
     def prepare(self) -> None:
         return
 
     def spawn(self, output: int | None = None) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+        command = [sys.executable, "-c", "input()"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
+        return self.process
 
     async def probe(self, timeout_s: float) -> Health:  # noqa: ARG002
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -49,6 +50,7 @@ def servers(tmp_path: Path) -> Iterator[Any]:
 
     def make(*answers: Health) -> Scripted:
         made.append(Scripted(tmp_path, *answers))
+        made[-1].start()
         return made[-1]
 
     yield make

@@ -14,23 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import pwd
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from embedded import IS_ROOT, USERS, Service, place_for
-from fleet import until
+from embedded import USERS, Service, place_for
+from pgbouncer import pgbouncer, verifiers
 
 from dims.configuration.server_urls import PostgresAddress
 from dims.errors import ServiceError, StateError, UsageError
@@ -984,48 +977,13 @@ async def test_months_of_the_audit_log_come_and_go(admin: asyncpg.Connection) ->
 @pytest.fixture
 def bouncer(site: Site, admin_roles: dict[str, str]) -> Iterator[str]:
     """The socket directory of a PgBouncer in transaction mode, which knows verifiers only."""
-    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
-    with tempfile.TemporaryDirectory(prefix="dims-pb-") as directory:
-        place = Path(directory)
-        users = "".join(f'"{role}" "{kept}"\n' for role, kept in admin_roles.items())
-        (place / "users.txt").write_text(users)
-        lines = [
-            "[databases]", f"* = host={site.host} port=5432", "[pgbouncer]", "listen_addr =",
-            f"unix_socket_dir = {place}", "listen_port = 5432", "auth_type = scram-sha-256",
-            f"auth_file = {place}/users.txt", "pool_mode = transaction", "default_pool_size = 2",
-            "max_client_conn = 50", f"logfile = {place}/log",
-            "ignore_startup_parameters = extra_float_digits",
-        ]  # fmt: skip
-        if IS_ROOT:
-            lines.append(f"user = {pwd.getpwuid(site.uid).pw_name}")
-        (place / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
-        if IS_ROOT:
-            for path in (place, *place.iterdir()):
-                os.chown(path, site.uid, -1)
-        process = subprocess.Popen(
-            [program, place / "pgbouncer.ini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            until((place / ".s.PGSQL.5432").exists, "PgBouncer listens")
-            yield directory
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with pgbouncer(site.host, site.uid, admin_roles) as directory:
+        yield directory
 
 
 @pytest.fixture
 async def admin_roles(admin: asyncpg.Connection) -> dict[str, str]:
-    rows = await admin.fetch(
-        "SELECT rolname::text AS name, rolpassword FROM pg_authid "
-        "WHERE rolcanlogin AND rolpassword IS NOT NULL AND NOT rolsuper"
-    )
-    return {row["name"]: row["rolpassword"] for row in rows}
+    return await verifiers(admin)
 
 
 @pytest.mark.timeout(400)
