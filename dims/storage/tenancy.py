@@ -62,28 +62,14 @@ def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
         yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"
 
 
-async def create_bot_role(
-    connection: asyncpg.Connection,
-    shape: Shape,
-    bot_id: str,
-    *,
-    connections_limit: int = BOT_CONNECTIONS,
-) -> str:
+async def create_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
     """Makes the role of a bot and returns its password, which is nowhere else. Raises StateError
     when there is one, UsageError for what is no bot id."""
     role, password = shape.bot_role(bot_id), new_password()
     if await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", quoted(role)):
         raise StateError(f"the role {role} is there already", hint="rotate its password instead")
-    options = membership(await _version(connection), inherit=True, may_set=False)
-    with _explained(bot_id):
-        async with connection.transaction():
-            await connection.execute(
-                f"CREATE ROLE {quoted(role)} {_ATTRIBUTES} CONNECTION LIMIT {connections_limit:d} "
-                f"PASSWORD {literal(verifier(password))}"
-            )
-            await connection.execute(f"GRANT {quoted(shape.bot)} TO {quoted(role)}{options}")
-            for name, value in BOT_SETTINGS.items():
-                await connection.execute(f"ALTER ROLE {quoted(role)} SET {name} = {literal(value)}")
+    made = LoginRole(role, verifier(password), is_bot=True, exists=False)
+    await put_roles(connection, shape, [made])
     return password
 
 
