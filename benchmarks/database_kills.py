@@ -30,7 +30,7 @@ from typing import Any
 from measures import machine, percentile, table
 from stored_fleet import Answer, Attempt, StoredFleet, Talk, busiest, say, settled
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from fleet import until
 from stored import backends, data_of, forget, postmaster

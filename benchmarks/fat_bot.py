@@ -15,7 +15,7 @@ import redis.asyncio  # noqa: F401
 import sqlalchemy.ext.asyncio
 import sqlalchemy.orm  # noqa: F401
 
-from dims.bot_worker.run import run_in_foreground
+from dims.bot_worker.foreground import run_in_foreground
 
 wire = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 run_in_foreground(wire, nullcontext())

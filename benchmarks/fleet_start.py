@@ -43,7 +43,7 @@ from measures import (
 )
 from peers import DIMS, Contender, Dims, Make, Script, install_pm2, peers
 
-from dims.ipc.client import ControlClient
+from dims.ipc.links.control_client import ControlClient
 from dims.layout import Layout
 
 UPDATES = 500

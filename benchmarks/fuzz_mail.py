@@ -34,14 +34,14 @@ import atheris
 
 with atheris.instrument_imports(include=["dims.ipc", "json"]):
     from dims.errors import ProtocolError, StateError
-    from dims.ipc.envelope import Address, Envelope, Priority
-    from dims.ipc.framing import FrameDecoder, encode, encode_payload
-    from dims.ipc.ids import new_id
-    from dims.ipc.mailbox import records
-    from dims.ipc.mailbox.mailbox import Mailbox
-    from dims.ipc.mailbox.names import Writer
-    from dims.ipc.mailbox.records import HEAD, Rest
-    from dims.ipc.mailbox.segment import SegmentWriter
+    from dims.ipc.mailbox.files import records
+    from dims.ipc.mailbox.files.file_names import Writer
+    from dims.ipc.mailbox.files.mailbox import Mailbox
+    from dims.ipc.mailbox.files.records import HEAD, Rest
+    from dims.ipc.mailbox.files.segment import SegmentWriter
+    from dims.ipc.wire.envelope import Address, Envelope, Priority
+    from dims.ipc.wire.framing import FrameDecoder, encode, encode_payload
+    from dims.ipc.wire.ids import new_id
 
 FRAMES, RECORDS, LANE, MUTANTS = range(4)
 TARGETS = ("frames", "records", "lane", "mutants")

@@ -25,9 +25,9 @@ from telethon import TelegramClient, functions
 from telethon.crypto import rsa
 from telethon.sessions import SQLiteSession
 
-from dims.bot_worker.session import FileSession
+from dims.bot_worker.telegram.file_session import FileSession
 from dims.cli.launch import scrubbed
-from dims.ipc.client import ControlClient
+from dims.ipc.links.control_client import ControlClient
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = scrubbed(os.environ)

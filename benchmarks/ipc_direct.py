@@ -19,11 +19,11 @@ import redis
 import zmq
 from ipc_pairs import BODY, Figures, Queue, Ready, latencies, pair, rate
 
-from dims.ipc.channel import Channel, dial
-from dims.ipc.envelope import Address, Envelope
-from dims.ipc.mailbox.deliveries import Deliveries
-from dims.ipc.mailbox.delivery import Delivery
-from dims.ipc.mailbox.retry import RetryPolicy
+from dims.ipc.links.channel import Channel, dial
+from dims.ipc.mailbox.handing.deliveries import Deliveries
+from dims.ipc.mailbox.handing.delivery import Delivery
+from dims.ipc.retry import RetryPolicy
+from dims.ipc.wire.envelope import Address, Envelope
 
 CLIENT, SERVER = Address("shop"), Address("store")
 WARM_UP = 200

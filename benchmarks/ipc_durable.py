@@ -17,11 +17,11 @@ from pathlib import Path
 import redis
 from ipc_pairs import BODY, Figures, Ready, alone, pair, rate
 
-from dims.ipc.envelope import Address, Envelope, Priority
-from dims.ipc.ids import new_id
-from dims.ipc.mailbox.doorbell import Doorbell
-from dims.ipc.mailbox.names import Writer
-from dims.ipc.mailbox.writer import MailWriter
+from dims.ipc.mailbox.files.doorbell import Doorbell
+from dims.ipc.mailbox.files.file_names import Writer
+from dims.ipc.mailbox.files.writer import MailWriter
+from dims.ipc.wire.envelope import Address, Envelope, Priority
+from dims.ipc.wire.ids import new_id
 
 SENDER, RECIPIENT = "shop", "store"
 ROOM_BYTES = 10**12

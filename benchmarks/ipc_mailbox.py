@@ -20,14 +20,14 @@ from ipc_durable import RECIPIENT, mail_writer, message
 from ipc_pairs import BODY, Figures, Ready, alone, latencies, pair
 from measures import MB, BenchmarkError, memory
 
-from dims.ipc.channel import Channel, dial
-from dims.ipc.envelope import Address, Envelope, Priority
-from dims.ipc.ids import new_id
-from dims.ipc.mailbox.deliveries import Deliveries
-from dims.ipc.mailbox.delivery import Delivery
-from dims.ipc.mailbox.doorbell import Doorbell
-from dims.ipc.mailbox.mailbox import Mailbox
-from dims.ipc.mailbox.retry import RetryPolicy
+from dims.ipc.links.channel import Channel, dial
+from dims.ipc.mailbox.files.doorbell import Doorbell
+from dims.ipc.mailbox.files.mailbox import Mailbox
+from dims.ipc.mailbox.handing.deliveries import Deliveries
+from dims.ipc.mailbox.handing.delivery import Delivery
+from dims.ipc.retry import RetryPolicy
+from dims.ipc.wire.envelope import Address, Envelope, Priority
+from dims.ipc.wire.ids import new_id
 
 FILL_BATCH = 1_000
 WARM_UP = 30

@@ -17,7 +17,7 @@ from typing import Any
 
 from measures import BenchmarkError, percentile
 
-from dims.prctl import end_with_parent
+from dims.system.prctl import end_with_parent
 
 BODY = {
     "order": 48213,

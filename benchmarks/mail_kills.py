@@ -5,7 +5,8 @@
 Two senders, a reader that handles each message in a transaction and forwards it, and a last reader
 are killed in turn, at moments that the seed draws, and started again over the same files. At the
 end every acknowledged message must have had exactly one effect, in order. Prints a table and one
-line of JSON per durability; exits with 1 when a promise was broken. See tests/mail_actors.py.
+line of JSON per durability; exits with 1 when a promise was broken. See
+tests/support/mail_actors.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from mail_actors import READER, SENDERS, Campaign, Place, Verdict
 

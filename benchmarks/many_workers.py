@@ -25,7 +25,7 @@ from typing import Any
 from measures import machine, percentile, table
 from stored_fleet import Answer, StoredFleet, Talk, busiest, cpu_s, say, settled
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from embedded import USERS, Place, Service, place_for
 

@@ -25,9 +25,9 @@ from measures import BenchmarkError, end_all, tree, wait_until
 from supervisor.xmlrpc import SupervisorTransport
 
 from dims.config import load_config
-from dims.ipc.client import ControlClient
+from dims.ipc.links.control_client import ControlClient
 from dims.layout import Layout
-from dims.supervisor.units import configured_address, worker_terms
+from dims.supervisor.units.units import configured_address, worker_terms
 
 BIN = Path(sys.executable).parent
 DIMS = str(BIN / "dims")

@@ -29,16 +29,15 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dims.supervisor import fleet
-from dims.supervisor.backoff import RestartPolicy
-from dims.supervisor.facts import (
+from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.supervisor.core import pacing as fleet
+from dims.supervisor.core.backoff import RestartPolicy
+from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStart,
     AskedStop,
     Exited,
-    ExitStatus,
     Fact,
-    FailureClass,
     Granted,
     Heartbeat,
     LastWill,
@@ -50,9 +49,8 @@ from dims.supervisor.facts import (
     Timer,
     UnitId,
 )
-from dims.supervisor.fleet import MINUTE_S, FleetDecision, FleetRecord, Grant, Pace, Wish
-from dims.supervisor.lifecycle import decide
-from dims.supervisor.orders import (
+from dims.supervisor.core.lifecycle import decide
+from dims.supervisor.core.orders import (
     Arm,
     Desired,
     DropSession,
@@ -63,7 +61,8 @@ from dims.supervisor.orders import (
     Stop,
     WithdrawStart,
 )
-from dims.supervisor.states import SERVING, Policy, State, UnitRecord
+from dims.supervisor.core.pacing import MINUTE_S, FleetDecision, FleetRecord, LetStart, Pace, Wish
+from dims.supervisor.core.states import SERVING, Policy, State, UnitRecord
 
 DAY_S = 86_400.0
 OUTAGE_S = (43_200.0, 43_800.0)
@@ -187,7 +186,7 @@ class Day:
     def hear_fleet(self, decision: FleetDecision) -> None:
         self.fleet, orders = decision
         for order in orders:
-            if isinstance(order, Grant):
+            if isinstance(order, LetStart):
                 self.granted(self.bots[order.unit])
             else:
                 self.after(order.delay_s, self.wake)

@@ -15,7 +15,7 @@ import asyncpg
 from ipc_pairs import Figures, alone
 from storage_ground import UNWALLED, WITHIN_S, Home, bare, now_s
 
-from dims.storage.repositories.messages import NewMessage
+from dims.storage.bot.repositories.messages import NewMessage
 
 DIMS, COPY = "bot.db.messages.add_many", "bare COPY, plain table"
 COPY_PARTED = "bare COPY, partitions without policies"

@@ -19,16 +19,16 @@ from typing import Self
 import asyncpg
 from measures import BenchmarkError, wait_until
 
-from dims.configuration.server_urls import PostgresAddress
+from dims.addresses import PostgresAddress
 from dims.migrations.runner import Migrations
-from dims.storage.connecting import connect
-from dims.storage.database import Database
+from dims.storage.admin.scram import verifier
+from dims.storage.admin.tenancy import LoginRole, put_roles
+from dims.storage.bot.database import Database
+from dims.storage.connections.connecting import connect
+from dims.storage.connections.pool import Pool, PoolSettings
 from dims.storage.embedded.binaries import Source
-from dims.storage.embedded.seal import new_password
 from dims.storage.names import Shape
-from dims.storage.pool import Pool, PoolSettings
-from dims.storage.scram import verifier
-from dims.storage.tenancy import LoginRole, put_roles
+from dims.system.sealed import new_password
 
 SHAPE = Shape()
 WITHIN_S = 60.0
@@ -56,7 +56,7 @@ class Server:
         self._state.mkdir(mode=0o700)
 
     def __enter__(self) -> Self:
-        argv = [sys.executable, "-m", "dims.storage.embedded", "postgres"]
+        argv = [sys.executable, "-m", "dims.services.embedded", "postgres"]
         argv += ["--state-dir", str(self._state), "--runtime-dir", str(self._directory / "run")]
         argv += ["--system-dir", str(self._directory / "system"), "--log", str(self._log)]
         argv += ["--max-connections", str(CONNECTIONS), "--source", self._source.value]

@@ -18,10 +18,10 @@ import asyncpg
 from ipc_pairs import Figures, Player, alone, latencies
 from storage_ground import WITHIN_S, Home, bare, now_s
 
-from dims.storage.database import Database
+from dims.storage.bot.database import Database
+from dims.storage.bot.repositories.repository import columns
+from dims.storage.bot.repositories.users import User
 from dims.storage.names import literal
-from dims.storage.repositories.repository import columns
-from dims.storage.repositories.users import User
 
 DIMS, BARE, WALLED = "bot.db", "bare asyncpg, plain table", "bare asyncpg as the bot"
 PARAMETER, NAMELESS = "bare as the bot, bot_id = $1", "bare as the bot, bot_id not named"
@@ -97,7 +97,7 @@ class Readers:
         # Only here: workers do without until a bot asks for a session.
         from sqlalchemy import select  # noqa: PLC0415
 
-        from dims.storage.schema import users  # noqa: PLC0415
+        from dims.storage.admin.schema import users  # noqa: PLC0415
 
         database, raw, writer, sessions = [await self.database() for _ in range(4)]
         pool = await self.pool()

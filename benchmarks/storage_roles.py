@@ -17,10 +17,10 @@ from storage_bulk import messages
 from storage_ground import SHAPE, WITHIN_S, Home, bare, now_s, roles_of
 from storage_reads import in_slices, keep_apart
 
-from dims.storage.connecting import connect
-from dims.storage.database import Database
-from dims.storage.embedded.seal import new_password
-from dims.storage.tenancy import drop_bot_role, put_roles
+from dims.storage.admin.tenancy import drop_bot_role, put_roles
+from dims.storage.bot.database import Database
+from dims.storage.connections.connecting import connect
+from dims.system.sealed import new_password
 
 FEW, FEW_AGAIN, MANY = "few bots", "few bots, once more", "many bots"
 BATCH = 1_000

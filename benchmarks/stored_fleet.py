@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from fleet import Fleet
 
 from dims.errors import DimsError, NotRunningError, TimedOutError
-from dims.ipc.client import ControlClient
+from dims.ipc.links.control_client import ControlClient
 
 HANDLERS = '''\
 """Stores and counts each message in one transaction, and answers once it is committed."""
@@ -33,7 +33,7 @@ import time
 
 from telethon import events
 
-from dims.storage import connecting
+from dims.storage.connections import connecting
 
 COUNT = """
 INSERT INTO dims.bot_settings (bot_id, key, value) VALUES ($1, 'heard', '1')

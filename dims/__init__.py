@@ -9,7 +9,7 @@ __all__ = ["on"]
 def __getattr__(name: str) -> Any:
     # For the authors of bots; imported when used, because every command imports this package.
     if name == "on":
-        from dims.bot_worker.messages import on  # noqa: PLC0415
+        from dims.bot_worker.mail.authoring import on  # noqa: PLC0415
 
         return on
     raise AttributeError(f"module 'dims' has no attribute {name!r}")

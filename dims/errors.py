@@ -10,7 +10,7 @@
     ├── BotError                  8   a bot cannot run or did not come up
     │   └── RemoteError           8   the handler of another bot failed on our request
     ├── ServiceError              9   a service (the sandbox, the database) cannot do its work
-    │   └── StorageError          9   the database said no; `dims.storage.failures` has its kinds
+    │   └── StorageError          9   the database said no (storage/connections/storage_errors)
     └── ProtocolError            10   the other end of a socket broke the protocol
         └── RefusedError         11   the other end understood and said no
             └── FullError        11   too much waits there already; says when to try again

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dims.supervisor.states import TRANSITIONS, State
+from dims.supervisor.core.states import TRANSITIONS, State
 
 BEGIN, END = "```mermaid\n", "```\n"
 

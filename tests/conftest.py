@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fleet import Fleet
 
-from dims.prctl import become_subreaper
+from dims.system.prctl import become_subreaper
 
 MakeFleet = Callable[..., Fleet]
 

@@ -20,16 +20,18 @@ from typing import Any
 
 from telethon import TelegramClient
 
-from dims.bot_worker import entities, handlers
+from dims.bot_worker import handlers
 from dims.bot_worker.context import BotContext
-from dims.bot_worker.failures import RECYCLE, Failure
 from dims.bot_worker.log_levels import LogLevels
 from dims.bot_worker.memory import give_back, unshared_bytes
-from dims.bot_worker.session import FileSession
 from dims.bot_worker.stacks import stacks
-from dims.bot_worker.terms import Limits, worth_hiding
-from dims.bot_worker.updates import UpdateTracker
+from dims.bot_worker.telegram import entities
+from dims.bot_worker.telegram.diagnosis import Failure
+from dims.bot_worker.telegram.file_session import FileSession
+from dims.bot_worker.telegram.updates import UpdateTracker
 from dims.errors import RefusedError, RemoteError, TimedOutError, UsageError
+from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.terms import Limits, worth_hiding
 from dims.logs import one_line
 
 DUMP_BYTES = 256 * 1024
@@ -194,7 +196,7 @@ class Commands:
             drained = False
         finally:
             # A turn later: the answer is sent before the link ends.
-            failure = Failure(RECYCLE, "drained by the operator")
+            failure = Failure(FailureClass.RECYCLE, "drained by the operator")
             asyncio.get_running_loop().call_soon(self._leave, failure)
         return {"drained": drained, "in_hand": tracker.in_hand}
 

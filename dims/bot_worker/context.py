@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from telethon import TelegramClient
 
-from dims.bot_worker.mail import Mail
+from dims.bot_worker.database.worker_storage import Storage
+from dims.bot_worker.mail.authoring import F
+from dims.bot_worker.mail.mail import Mail
 from dims.bot_worker.memory import unshared_bytes
-from dims.bot_worker.messages import F
-from dims.bot_worker.storage import Storage
-from dims.ipc.envelope import Priority
+from dims.ipc.wire.envelope import Priority
 
 if TYPE_CHECKING:
-    from dims.storage.database import Database
-    from dims.storage.transaction import Transaction
+    from dims.storage.bot.database import Database
+    from dims.storage.bot.transaction import Transaction
 
 
 class BotContext:

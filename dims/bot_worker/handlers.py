@@ -17,7 +17,8 @@ from typing import Any
 
 from telethon import events
 
-from dims.bot_worker.failures import NEEDS_OPERATOR, Failure, WorkerFailedError
+from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError
+from dims.ipc.words.failures import FailureClass
 
 
 def load_module(handlers: str, directory: Path) -> ModuleType:
@@ -100,4 +101,4 @@ def _place(error: BaseException) -> str:
 
 
 def _mend(reason: str) -> WorkerFailedError:
-    return WorkerFailedError(Failure(NEEDS_OPERATOR, reason))
+    return WorkerFailedError(Failure(FailureClass.NEEDS_OPERATOR, reason))

@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 
 from dims.errors import AlreadyRunningError
-from dims.locks import FileLock
+from dims.system.locks import FileLock
 
 FORMER_LEAVES_S = 5.0
 """A former worker that was told to leave may take this long to be gone."""

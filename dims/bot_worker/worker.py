@@ -20,28 +20,20 @@ from telethon import functions
 
 from dims import logs
 from dims.bot_worker import handlers
-from dims.bot_worker.client import build_client, check_health, sign_in, until_disconnected
 from dims.bot_worker.commands import Commands, Serving
 from dims.bot_worker.context import BotContext
-from dims.bot_worker.failures import (
-    CRASH,
-    DEAF,
-    NEEDS_OPERATOR,
-    NETWORK,
-    RECYCLE,
-    Failure,
-    WorkerFailedError,
-    classify,
-)
+from dims.bot_worker.database.worker_storage import Storage
 from dims.bot_worker.lease import FORMER_LEAVES_S, Lease
-from dims.bot_worker.mail import Mail
+from dims.bot_worker.mail.mail import Mail
 from dims.bot_worker.memory import give_back, unshared_bytes
-from dims.bot_worker.session import FileSession
-from dims.bot_worker.storage import Storage
-from dims.bot_worker.terms import Terms, read_terms
-from dims.bot_worker.updates import UpdateTracker
+from dims.bot_worker.telegram.client import build_client, check_health, sign_in, until_disconnected
+from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError, classify
+from dims.bot_worker.telegram.file_session import FileSession
+from dims.bot_worker.telegram.updates import UpdateTracker
 from dims.errors import AlreadyRunningError, RefusedError, UsageError
-from dims.ipc.membership import Membership
+from dims.ipc.links.membership import Membership
+from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.terms import Terms, read_terms
 
 ORPHAN_LIMIT_S = 3600.0
 """Without any brain for this long a worker drains and leaves."""
@@ -113,7 +105,7 @@ class Worker:
         except Exception as error:
             # Anything that escapes start-up or serving is a reason to leave, and must be said.
             failure = classify(error)
-            if failure.kind == CRASH and not isinstance(error, WorkerFailedError):
+            if failure.kind == FailureClass.CRASH and not isinstance(error, WorkerFailedError):
                 _log.exception("the worker failed")
         if failure is None:
             return None
@@ -130,7 +122,9 @@ class Worker:
         except AlreadyRunningError as error:
             if self._bond is None:
                 raise
-            raise WorkerFailedError(Failure(CRASH, f"{error} ({error.hint})")) from error
+            raise WorkerFailedError(
+                Failure(FailureClass.CRASH, f"{error} ({error.hint})")
+            ) from error
         self._module = handlers.load_module(terms.handlers, terms.directory)
         session = FileSession(terms.session)
         client = build_client(terms, session)
@@ -193,7 +187,7 @@ class Worker:
             # The bot's own code: restarting cannot mend it, a change of the file can.
             _log.exception("setup() failed")
             what = f"setup() of {self._terms.handlers!r} raised {type(error).__name__}: {error}"
-            raise WorkerFailedError(Failure(NEEDS_OPERATOR, what)) from error
+            raise WorkerFailedError(Failure(FailureClass.NEEDS_OPERATOR, what)) from error
 
     async def _serve(self, client: Any, tracker: UpdateTracker) -> Failure | None:
         """Until told to leave, disconnected for good, or unhealthy."""
@@ -214,7 +208,9 @@ class Worker:
         if beats in done:
             return beats.result()
         lost.result()
-        return Failure(NETWORK, "the connection to Telegram is lost, and reconnecting failed")
+        return Failure(
+            FailureClass.NETWORK, "the connection to Telegram is lost, and reconnecting failed"
+        )
 
     async def _keep_beating(self, tracker: UpdateTracker) -> Failure | None:
         """Heartbeats with loop lag and memory; ends only when no brain has come for too long."""
@@ -239,7 +235,7 @@ class Worker:
                 self.rotating.rotate_if_full()
             alone_s = self._bond.alone_since_s if self._bond is not None else None
             if alone_s is not None and loop.time() - alone_s > ORPHAN_LIMIT_S:
-                return Failure(RECYCLE, "no brain came back")
+                return Failure(FailureClass.RECYCLE, "no brain came back")
 
     def _beat(self, tracker: UpdateTracker, lag_s: float, memory: int | None) -> None:
         if self._bond is None:
@@ -264,14 +260,16 @@ class Worker:
                 misses += 1
                 self._trouble = "Telegram does not answer"
                 if misses > 1:
-                    return Failure(DEAF, "connected, but Telegram does not answer")
+                    return Failure(FailureClass.DEAF, "connected, but Telegram does not answer")
             except ConnectionError as error:
                 # Telethon reconnects by itself, but against a server that accepts and cuts at
                 # once it does so without pause and for ever: the supervisor's backoff is better.
                 misses += 1
                 self._trouble = f"no connection: {error}"
                 if misses > RECONNECTS:
-                    return Failure(NETWORK, f"connected and cut again and again: {error}")
+                    return Failure(
+                        FailureClass.NETWORK, f"connected and cut again and again: {error}"
+                    )
             except Exception as error:
                 # Auth errors show here and nowhere else: classified, they end the worker.
                 return classify(error)
@@ -307,7 +305,7 @@ class Worker:
             self.mail.add_module(module)
         except UsageError as error:
             what = f"handlers {self._terms.handlers!r}: {error}"
-            raise WorkerFailedError(Failure(NEEDS_OPERATOR, what)) from error
+            raise WorkerFailedError(Failure(FailureClass.NEEDS_OPERATOR, what)) from error
 
     def _hide(self, secrets: tuple[str, ...]) -> None:
         self._redactor.hide(secrets)
@@ -315,7 +313,7 @@ class Worker:
             self.rotating.hide(secrets)
 
     def _recycle(self, reason: str) -> None:
-        self.leave(Failure(RECYCLE, reason))
+        self.leave(Failure(FailureClass.RECYCLE, reason))
 
 
 def run_forked(order: Mapping[str, Any]) -> int:

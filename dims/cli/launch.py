@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dims.cli.log_command import last_line
+from dims.cli.tail import last_line
 from dims.cli.where import Where
 from dims.config import Config, ServerKind, load_config, read_environment
 from dims.errors import NotRunningError, ServiceError, StateError, TimedOutError

@@ -13,11 +13,11 @@ from typing import Any
 
 from dims.cli.where import Where
 from dims.errors import AlreadyRunningError, NotRunningError, StateError, UsageError
-from dims.ipc.client import ControlClient
-from dims.ipc.envelope import Address, Envelope, Priority
-from dims.ipc.framing import encode_payload
 from dims.ipc.grants import OPERATOR
-from dims.ipc.ids import new_id
+from dims.ipc.links.control_client import ControlClient
+from dims.ipc.wire.envelope import Address, Envelope, Priority
+from dims.ipc.wire.framing import encode_payload
+from dims.ipc.wire.ids import new_id
 
 BELATED_S = 1.0
 """How long a worker between opening its mailbox and its socket is waited for."""
@@ -54,7 +54,7 @@ def chosen(place: Where, wanted: tuple[str, ...]) -> list[str]:
 def ask(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """What the bot's mailbox answers; with `live` saying whether its worker did.
 
-    Raises UsageError, RefusedError and StateError as `dims.ipc.mailbox.inspection` does.
+    Raises UsageError, RefusedError and StateError as `dims.ipc.mailbox.files.mail_inspection` does.
     """
     until_s = time.monotonic() + BELATED_S
     while True:
@@ -88,10 +88,10 @@ def deliver(place: Where, message: Envelope, timeout_s: float) -> dict[str, Any]
 
 def post(place: Where, message: Envelope) -> None:
     """Puts a message into a mailbox; it is on the disk when this returns. Raises StateError."""
-    from dims.ipc.mailbox.doorbell import Ringer  # noqa: PLC0415
-    from dims.ipc.mailbox.names import Writer  # noqa: PLC0415
-    from dims.ipc.mailbox.records import RECORD_LIMIT_BYTES, pack  # noqa: PLC0415
-    from dims.ipc.mailbox.segment import SegmentWriter, sync_directory  # noqa: PLC0415
+    from dims.ipc.mailbox.files.doorbell import Ringer  # noqa: PLC0415
+    from dims.ipc.mailbox.files.file_names import Writer  # noqa: PLC0415
+    from dims.ipc.mailbox.files.records import RECORD_LIMIT_BYTES, pack  # noqa: PLC0415
+    from dims.ipc.mailbox.files.segment import SegmentWriter, sync_directory  # noqa: PLC0415
 
     payload = encode_payload(message, RECORD_LIMIT_BYTES)
     directory = place.layout.mail / message.recipient
@@ -136,8 +136,8 @@ def message_of(
 
 
 def _ask_files(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    from dims.ipc.mailbox import inspection  # noqa: PLC0415 (SQLite: not for running bots)
-    from dims.ipc.mailbox.mailbox import Mailbox  # noqa: PLC0415
+    from dims.ipc.mailbox.files import mail_inspection as inspection  # noqa: PLC0415 (SQLite: not for running bots)
+    from dims.ipc.mailbox.files.mailbox import Mailbox  # noqa: PLC0415
 
     directory = place.layout.mail / bot
     if not directory.is_dir():

@@ -6,7 +6,6 @@ group of commands is imported when it is used.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -14,59 +13,36 @@ from typing import Any
 
 import click
 
+from dims.cli.lazy import LazyCommand, LazyGroup
 from dims.errors import DimsError
 
-_FLEET = "dims.cli.fleet_commands"
-_COMMANDS: Mapping[str, tuple[str, str, str]] = {
-    "start": (_FLEET, "start", "Start bots, and the supervisor if it does not run."),
-    "stop": (_FLEET, "stop", "Stop everything; nothing stays behind."),
-    "status": ("dims.cli.reading_commands", "status", "Show every bot."),
-    "health": ("dims.cli.reading_commands", "health", "Exit 0 well, 1 degraded, 2 down."),
-    "logs": ("dims.cli.log_command", "logs", "Show a bot's log."),
-    "bot": ("dims.cli.bot_commands", "bot", "List, start, stop, restart, explain, tell bots."),
-    "run": ("dims.cli.run_command", "run", "Run one bot right here, without a supervisor."),
-    "ipc": ("dims.cli.ipc_commands", "ipc", "See and send messages between bots."),
-    "db": ("dims.cli.db_commands", "db", "Look after the database."),
-    "config": ("dims.cli.config_commands", "config", "Check or show the configuration."),
-    "sandbox": ("dims.cli.sandbox_commands", "sandbox", "Talk to bots on the local Telegram."),
+_FLEET = "dims.cli.commands.fleet"
+_COMMANDS: Mapping[str, LazyCommand] = {
+    "start": LazyCommand(_FLEET, "start", "Start bots, and the supervisor if it does not run."),
+    "stop": LazyCommand(_FLEET, "stop", "Stop everything; nothing stays behind."),
+    "status": LazyCommand("dims.cli.commands.status", "status", "Show every bot."),
+    "health": LazyCommand("dims.cli.commands.status", "health", "Exit 0 well, 1 degraded, 2 down."),
+    "logs": LazyCommand("dims.cli.commands.logs", "logs", "Show a bot's log."),
+    "bot": LazyCommand(
+        "dims.cli.commands.bot", "bot", "List, start, stop, restart, explain, tell bots."
+    ),
+    "run": LazyCommand(
+        "dims.cli.commands.run", "run", "Run one bot right here, without a supervisor."
+    ),
+    "ipc": LazyCommand("dims.cli.commands.ipc", "ipc", "See and send messages between bots."),
+    "db": LazyCommand("dims.cli.db", "db", "Look after the database."),
+    "config": LazyCommand("dims.cli.commands.config", "config", "Check or show the configuration."),
+    "sandbox": LazyCommand(
+        "dims.cli.commands.sandbox", "sandbox", "Talk to bots on the local Telegram."
+    ),
 }
-"""Command name to (module, attribute, one-line help); the help is here so that `dims --help`
-needs no module."""
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's module when the command is used."""
-
-    # click names the first argument of each of these `ctx`; not all of them need it.
-    # ruff: noqa: ARG002
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            import difflib  # noqa: PLC0415 (only for a mistyped command)
-
-            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
-            meant = f" Did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"No such command '{args[0]}'.{meant}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    commands_there=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="dims", prog_name="dims")
 def cli() -> None:
     """Run a fleet of Telegram bots, one supervised process each."""

@@ -1,4 +1,4 @@
-"""Turns answers into text for people. Pure: gets JSON objects, returns lines."""
+"""Turns answers into text for people: gets JSON objects, returns lines. Knows the time zone."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dims.cli.log_command import last_line
+from dims.cli.tail import last_line
 from dims.cli.where import Where
 from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
 

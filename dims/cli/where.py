@@ -10,8 +10,11 @@ from typing import Any
 import click
 
 from dims.errors import NotRunningError
-from dims.ipc.client import ControlClient
+from dims.ipc.links.control_client import ControlClient
 from dims.layout import CONFIG_VARIABLE, DEFAULT_CONFIG, STATE_DIR_VARIABLE, Layout, state_path
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print JSON (shape: docs/json.md).")
+"""The option `--json` of every command that shows something; its argument is `json_`."""
 
 
 class Where:

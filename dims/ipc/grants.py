@@ -1,4 +1,4 @@
-"""Who may send what to whom. Knows names, kinds and globs; refuses all I/O and all settings.
+"""Who may send what to whom. Pure: names, kinds and globs, no settings.
 
 Without a grant nobody may send anything, except a bot to itself and the operator to all.
 A glob never reaches DIMS's own names: what may talk to the brain is written out.

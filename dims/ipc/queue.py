@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from dims.ipc.envelope import Priority
+from dims.ipc.wire.envelope import Priority
 
 T = TypeVar("T")
 

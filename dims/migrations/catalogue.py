@@ -74,7 +74,7 @@ FROM pg_type t WHERE typnamespace = {_IN} AND typtype <> 'c' AND typcategory <> 
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SchemaDifference:
     """One thing that is not as the revisions make it."""
 
     what: str
@@ -106,10 +106,10 @@ def catalogue(connection: Connection) -> Catalogue:
     return {name: " || ".join(sorted(texts)) for name, texts in found.items()}
 
 
-def differences(expected: Catalogue, found: Catalogue) -> list[Difference]:
+def differences(expected: Catalogue, found: Catalogue) -> list[SchemaDifference]:
     """What is not the same, by name."""
     return [
-        Difference(name, expected.get(name), found.get(name))
+        SchemaDifference(name, expected.get(name), found.get(name))
         for name in sorted({*expected, *found})
         if expected.get(name) != found.get(name)
     ]
@@ -149,8 +149,8 @@ UNION ALL SELECT 'everybody may ' || a.privilege_type || ' on the schema public'
 ORDER BY 1"""
 
 
-def faults(connection: Connection, shape: Shape) -> Iterator[Difference]:
+def faults(connection: Connection, shape: Shape) -> Iterator[SchemaDifference]:
     """What is wrong with roles and with the rights on the database, which no schema holds."""
     names = (shape.owner, shape.bot, shape.migrator, shape.operator, shape.auditor)
     for row in connection.exec_driver_sql(_FAULTS, (*names, shape.bot_prefix)):
-        yield Difference(row.fault, None, None)
+        yield SchemaDifference(row.fault, None, None)

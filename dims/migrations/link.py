@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from dims.configuration.server_urls import PostgresAddress
+from dims.addresses import PostgresAddress
 from dims.errors import ServiceError, StateError
-from dims.storage.connecting import connect
-from dims.storage.ground import Server
+from dims.storage.admin.foundations import Server
+from dims.storage.connections.connecting import connect
 
 DRIVER = "postgresql+asyncpg://"
 APPLICATION = "dims migrations"

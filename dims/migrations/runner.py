@@ -20,10 +20,11 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dims.configuration.server_urls import PostgresAddress
+from dims.addresses import PostgresAddress
 from dims.errors import StateError, TimedOutError, UsageError
-from dims.migrations import locks
-from dims.migrations.catalogue import Difference, catalogue, differences, faults
+from dims.migrations import advisory_lock as locks
+from dims.migrations.advisory_lock import Lock
+from dims.migrations.catalogue import SchemaDifference, catalogue, differences, faults
 from dims.migrations.history import BASE, HEAD, History, Revision
 from dims.migrations.link import (
     DEADLOCK,
@@ -33,10 +34,9 @@ from dims.migrations.link import (
     server_of,
     sqlstate,
 )
-from dims.migrations.locks import Lock
 from dims.migrations.risks import risks
 from dims.migrations.steps import SHAPE
-from dims.storage import ground
+from dims.storage.admin import foundations as ground
 from dims.storage.names import SCHEMA, Shape, literal, quoted
 
 BIG_BYTES = 8 << 20
@@ -44,7 +44,7 @@ BIG_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MigrationLimits:
     """How long to wait for others."""
 
     migration_lock_s: float = 30.0
@@ -58,7 +58,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RevisionStep:
     """One revision, forward or back."""
 
     revision: Revision
@@ -71,7 +71,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MigrationProgress:
     """What is being done."""
 
     text: str
@@ -83,7 +83,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class MigrationReport:
     """What was done, or in a dry run would be."""
 
     before: str | None
@@ -111,10 +111,10 @@ class Status:
     """Who migrates just now; empty when nobody does."""
 
 
-Tell = Callable[[Progress], None]
+Tell = Callable[[MigrationProgress], None]
 
 
-def _ignore(_: Progress) -> None:
+def _ignore(_: MigrationProgress) -> None:
     return
 
 
@@ -127,7 +127,7 @@ class Migrations:
         *,
         shape: Shape | None = None,
         history: History | None = None,
-        limits: Limits | None = None,
+        limits: MigrationLimits | None = None,
         progress: Tell = _ignore,
     ) -> None:
         """`shape` is what a new database gets; one that is there keeps its partitions. Raises
@@ -135,26 +135,27 @@ class Migrations:
         self.history = history or History()
         self._address = address
         self._shape = (shape or Shape()).check()
-        self._limits = limits or Limits()
+        self._limits = limits or MigrationLimits()
         self._progress = progress
 
     async def migrate(
         self, to: str = HEAD, *, dry_run: bool = False, allow_unsafe: bool = False
-    ) -> Report:
+    ) -> MigrationReport:
         """Goes forward to a revision; makes roles and schema where there are none.
 
         Raises UsageError, StateError (ahead, unsafe, failed), TimedOutError, ServiceError.
         """
         target = self.history.target(to)
 
-        def plan(at: int) -> list[Step]:
+        def plan(at: int) -> list[RevisionStep]:
             if target < at:
                 raise UsageError(
                     f"the database is at {self.history.id_at(at)}, which is after '{to}'",
                     hint=f"`dims db rollback --to {to}` goes back",
                 )
             return [
-                Step(revision, True, revision.id) for revision in self.history.revisions[at:target]
+                RevisionStep(revision, True, revision.id)
+                for revision in self.history.revisions[at:target]
             ]
 
         return await self._run(plan, dry_run=dry_run, allow_unsafe=allow_unsafe)
@@ -166,13 +167,13 @@ class Migrations:
         to: str | None = None,
         dry_run: bool = False,
         allow_unsafe: bool = False,
-    ) -> Report:
+    ) -> MigrationReport:
         """Goes back by `steps` (default 1), or `to` a revision or `base`. Roles and the empty
         schema stay. Raises as `migrate`."""
         if (steps is not None and to is not None) or (steps is not None and steps < 1):
             raise UsageError("roll back either a number of steps, 1 or more, or to a revision")
 
-        def plan(at: int) -> list[Step]:
+        def plan(at: int) -> list[RevisionStep]:
             target = at - (steps or 1) if to is None else self.history.target(to)
             if not 0 <= target <= at:
                 raise UsageError(
@@ -180,7 +181,7 @@ class Migrations:
                     hint=f"`--to {BASE}` takes all of them back",
                 )
             return [
-                Step(self.history.revisions[n - 1], False, self.history.id_at(n - 1))
+                RevisionStep(self.history.revisions[n - 1], False, self.history.id_at(n - 1))
                 for n in range(at, target, -1)
             ]
 
@@ -191,7 +192,7 @@ class Migrations:
         async with connected(self._address) as connection:
             return await connection.run_sync(self._status)
 
-    async def check(self) -> list[Difference]:
+    async def check(self) -> list[SchemaDifference]:
         """What is not as the revisions make it: nothing, if all is well.
 
         Runs them anew beside the live schema, in a transaction that is taken back; needs the
@@ -204,8 +205,8 @@ class Migrations:
     # What all of them do
 
     async def _run(
-        self, plan: Callable[[int], list[Step]], *, dry_run: bool, allow_unsafe: bool
-    ) -> Report:
+        self, plan: Callable[[int], list[RevisionStep]], *, dry_run: bool, allow_unsafe: bool
+    ) -> MigrationReport:
         async with self._locked() as connection:
             work = _Work(self._shape, self._limits, self._progress, allow_unsafe=allow_unsafe)
             with explained("reading the state of the database"):
@@ -220,21 +221,21 @@ class Migrations:
                 await self._perform(connection, work, steps, made=made)
             after = steps[-1].leads_to if steps else before
             names = tuple(str(step) for step in steps)
-            return Report(before, after, names, tuple(work.said), tuple(taken), dry_run)
+            return MigrationReport(before, after, names, tuple(work.said), tuple(taken), dry_run)
 
     async def _perform(
-        self, connection: AsyncConnection, work: _Work, steps: list[Step], *, made: bool
+        self, connection: AsyncConnection, work: _Work, steps: list[RevisionStep], *, made: bool
     ) -> None:
         if not made:
             with explained("making roles and schema"):
                 async with connection.begin():
                     await connection.run_sync(work.make_ground)
         for number, step in enumerate(steps, start=1):
-            self._progress(Progress(str(step), number, len(steps)))
+            self._progress(MigrationProgress(str(step), number, len(steps)))
             work.number, work.steps = number, len(steps)
             await self._try(connection, work, step)
 
-    async def _try(self, connection: AsyncConnection, work: _Work, step: Step) -> None:
+    async def _try(self, connection: AsyncConnection, work: _Work, step: RevisionStep) -> None:
         pause_s = self._limits.pause_s
         for attempt in range(1, self._limits.tries + 1):
             said = len(work.said)
@@ -254,7 +255,9 @@ class Migrations:
                         hint="try again when the fleet is quiet, or end these connections",
                     ) from error
                 del work.said[said:]
-                self._progress(Progress(f"{step} waits for {others}", work.number, work.steps))
+                self._progress(
+                    MigrationProgress(f"{step} waits for {others}", work.number, work.steps)
+                )
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
             else:
@@ -305,7 +308,7 @@ class Migrations:
             migrating=migrating,
         )
 
-    def _check(self, connection: Connection) -> list[Difference]:
+    def _check(self, connection: Connection) -> list[SchemaDifference]:
         work = _Work(self._shape, self._limits, _ignore, allow_unsafe=True)
         revision, made = work.look(connection)
         if not made:
@@ -319,7 +322,7 @@ class Migrations:
         for statement in ground.schema(work.shape):
             connection.exec_driver_sql(statement)
         for one in self.history.revisions[:place]:
-            work.apply(connection, Step(one, True, one.id))
+            work.apply(connection, RevisionStep(one, True, one.id))
         expected = catalogue(connection)
         connection.rollback()
         return [*wrong, *differences(expected, found)]
@@ -329,7 +332,7 @@ class _Work:
     """One run: synchronous, inside of the connection; knows what was said to the server."""
 
     def __init__(
-        self, shape: Shape, limits: Limits, progress: Tell, *, allow_unsafe: bool = False
+        self, shape: Shape, limits: MigrationLimits, progress: Tell, *, allow_unsafe: bool = False
     ) -> None:
         self.shape = shape
         self.said: list[str] = []
@@ -376,7 +379,7 @@ class _Work:
         server = server_of(connection)
         rows = connection.exec_driver_sql("SELECT rolname::text FROM pg_catalog.pg_roles")
         existing = {row.rolname for row in rows}
-        self._progress(Progress("roles and schema", 0, self.steps))
+        self._progress(MigrationProgress("roles and schema", 0, self.steps))
         for statement in (
             *ground.roles(self.shape, server, existing),
             *ground.database(self.shape, server),
@@ -386,7 +389,9 @@ class _Work:
         for statement in ground.schema(self.shape):
             self._say(connection, statement)
 
-    def rehearse(self, connection: Connection, steps: list[Step], *, made: bool) -> list[Lock]:
+    def rehearse(
+        self, connection: Connection, steps: list[RevisionStep], *, made: bool
+    ) -> list[Lock]:
         """Does all of it and takes it back; what it locked of what was there."""
         there = locks.tables(connection)
         try:
@@ -394,14 +399,14 @@ class _Work:
                 self.make_ground(connection)
             self.steps = len(steps)
             for self.number, step in enumerate(steps, start=1):
-                self._progress(Progress(str(step), self.number, self.steps))
+                self._progress(MigrationProgress(str(step), self.number, self.steps))
                 self.perform(connection, step)
             connection.exec_driver_sql("RESET ROLE")
             return locks.taken(connection, there)
         finally:
             connection.rollback()
 
-    def perform(self, connection: Connection, step: Step) -> None:
+    def perform(self, connection: Connection, step: RevisionStep) -> None:
         """One revision within the transaction that is open, with its number."""
         timeout_ms = max(1, int(self._limits.table_lock_s * 1000))
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{timeout_ms}ms'")
@@ -418,7 +423,7 @@ class _Work:
         finally:
             event.remove(connection, "before_cursor_execute", listen)
 
-    def apply(self, connection: Connection, step: Step) -> None:
+    def apply(self, connection: Connection, step: RevisionStep) -> None:
         """Runs the revision's own code."""
         options = {
             "version_table_schema": SCHEMA,
@@ -441,16 +446,16 @@ class _Work:
         self.said.append(statement)
         connection.exec_driver_sql(statement)
 
-    def _listen(self, connection: Connection, step: Step, statement: str) -> None:
+    def _listen(self, connection: Connection, step: RevisionStep, statement: str) -> None:
         if statement.startswith(_QUESTION):
             return
         self.statements += 1
         self.said.append(statement)
-        self._progress(Progress(str(step), self.number, self.steps, self.statements))
+        self._progress(MigrationProgress(str(step), self.number, self.steps, self.statements))
         if not self._allow_unsafe:
             self._refuse_unsafe(connection, step, statement)
 
-    def _refuse_unsafe(self, connection: Connection, step: Step, statement: str) -> None:
+    def _refuse_unsafe(self, connection: Connection, step: RevisionStep, statement: str) -> None:
         for risk in risks(statement):
             if risk.table and _bytes_of(connection, risk.table) <= BIG_BYTES:
                 continue

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alembic import op
 
-from dims.storage.blueprint import expand
+from dims.storage.admin.blueprint import expand
 from dims.storage.names import Shape
 
 SHAPE = "dims_shape"

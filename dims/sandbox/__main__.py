@@ -16,7 +16,7 @@ from pathlib import Path
 import setproctitle
 
 from dims.errors import DimsError, RefusedError
-from dims.ipc.membership import Membership
+from dims.ipc.links.membership import Membership
 from dims.logs import log_service
 from dims.sandbox.server import Sandbox
 

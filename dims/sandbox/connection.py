@@ -14,18 +14,22 @@ from telethon.tl import functions, types
 from telethon.tl.tlobject import TLRequest
 
 from dims.errors import ProtocolError
-from dims.sandbox import methods, mtproto, rpc, views, wire
-from dims.sandbox.accounts import Bot
-from dims.sandbox.call import Call, ListenAddress
-from dims.sandbox.exchange import KeyExchange
-from dims.sandbox.faults import Moment
-from dims.sandbox.hub import Hub
-from dims.sandbox.keyring import AuthKey
-from dims.sandbox.keys import ServerKey
-from dims.sandbox.mtproto import SaltShaker, Session
-from dims.sandbox.rpc import RpcFault
-from dims.sandbox.transport import Transport
-from dims.sandbox.wire import UnknownObject
+from dims.sandbox.drills import Moment
+from dims.sandbox.mtproto import session as mtproto
+from dims.sandbox.mtproto import wire
+from dims.sandbox.mtproto.key_exchange import KeyExchange
+from dims.sandbox.mtproto.keys import ServerKey
+from dims.sandbox.mtproto.session import SaltShaker, Session
+from dims.sandbox.mtproto.transport import Transport
+from dims.sandbox.mtproto.wire import UnknownObject
+from dims.sandbox.rpc import methods
+from dims.sandbox.rpc import requests as rpc
+from dims.sandbox.rpc.call import Call, ListenAddress
+from dims.sandbox.rpc.requests import RpcFault
+from dims.sandbox.telegram import views
+from dims.sandbox.telegram.accounts import Bot
+from dims.sandbox.telegram.hub import Hub
+from dims.sandbox.telegram.keyring import AuthKey
 
 UNKNOWN_KEY = (-404).to_bytes(4, "little", signed=True)
 """The transport's error for a key the server does not know (mtproto-transports, errors)."""
@@ -165,14 +169,16 @@ class Connection(asyncio.Protocol):
             self._message(session, key, message, now_s)
         self._flush()
 
-    def _message(self, session: Session, key: AuthKey, message: wire.Message, now_s: float) -> None:
+    def _message(
+        self, session: Session, key: AuthKey, message: wire.PackedMessage, now_s: float
+    ) -> None:
         answer = self._service(key, message)
         if answer is not None:
             session.queue(answer, now_s, content=False, answers=True)
         elif isinstance(message.body, TLRequest | UnknownObject):
             self._request(session, key, message)
 
-    def _service(self, key: AuthKey, message: wire.Message) -> bytes | None:
+    def _service(self, key: AuthKey, message: wire.PackedMessage) -> bytes | None:
         match message.body:
             case functions.PingRequest() | functions.PingDelayDisconnectRequest():
                 return bytes(types.Pong(message.msg_id, message.body.ping_id))
@@ -189,7 +195,7 @@ class Connection(asyncio.Protocol):
             case _:
                 return None
 
-    def _future_salts(self, key: AuthKey, message: wire.Message) -> Any:
+    def _future_salts(self, key: AuthKey, message: wire.PackedMessage) -> Any:
         now_s = self._hub.clock()
         salts = []
         for number in range(max(1, min(message.body.num, 64))):
@@ -201,7 +207,7 @@ class Connection(asyncio.Protocol):
 
     # --- requests ---
 
-    def _request(self, session: Session, key: AuthKey, message: wire.Message) -> None:
+    def _request(self, session: Session, key: AuthKey, message: wire.PackedMessage) -> None:
         unwrapped = rpc.unwrap(message.body)
         name = rpc.name_of(unwrapped.request)
         self._hub.requests[name] += 1

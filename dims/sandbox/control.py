@@ -13,15 +13,16 @@ from itertools import count
 from typing import Any
 
 from dims.errors import UsageError
-from dims.ipc.envelope import Envelope
-from dims.ipc.peer import Peer
-from dims.sandbox import faults, views
-from dims.sandbox.accounts import Bot
-from dims.sandbox.box import Message
-from dims.sandbox.call import ListenAddress
-from dims.sandbox.faults import Blow, FaultKind
-from dims.sandbox.hub import Event, Hub, Tally
-from dims.sandbox.people import People
+from dims.ipc.wire.envelope import Envelope
+from dims.sandbox import drills as faults
+from dims.sandbox.drills import Blow, FaultKind
+from dims.sandbox.rpc.call import ListenAddress
+from dims.sandbox.rpc.people import People
+from dims.sandbox.telegram import views
+from dims.sandbox.telegram.accounts import Bot
+from dims.sandbox.telegram.box import ChatMessage
+from dims.sandbox.telegram.hub import Hub, HubEvent, Tally
+from dims.system.peer import Peer
 
 Body = Mapping[str, Any]
 Reply = dict[str, Any]
@@ -259,7 +260,7 @@ class Control:
     def _bots(self, body: Body) -> list[Bot]:
         return list(self._hub.world.bots.values()) if body.get("bot") is None else [self._bot(body)]
 
-    def _message_of(self, body: Body) -> tuple[Bot, Message]:
+    def _message_of(self, body: Body) -> tuple[Bot, ChatMessage]:
         bot, persona = self._bot(body), self._people.known_persona(_text(body, "user"))
         message_id = _optional_int(body, "message_id")
         message = self._hub.world.message(bot, message_id or 0)
@@ -267,7 +268,7 @@ class Control:
             raise UsageError(f"no message {message_id} between {persona.name!r} and {bot.name!r}")
         return bot, message
 
-    def _own_message(self, body: Body) -> tuple[Bot, Message]:
+    def _own_message(self, body: Body) -> tuple[Bot, ChatMessage]:
         bot, message = self._message_of(body)
         if message.out:
             raise UsageError("a user can edit only what the user wrote")
@@ -275,13 +276,13 @@ class Control:
 
 
 async def _gather(
-    queue: asyncio.Queue[Event], body: Body, stop: Callable[[Event], bool]
-) -> list[Event]:
+    queue: asyncio.Queue[HubEvent], body: Body, stop: Callable[[HubEvent], bool]
+) -> list[HubEvent]:
     """Events until one that `stop` accepts and then a quiet moment, or until the time is up."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + _seconds(body, "wait_s", WAIT_S)
     quiet_s = _seconds(body, "quiet_s", QUIET_S)
-    events: list[Event] = []
+    events: list[HubEvent] = []
     found = False
     while True:
         limit_s = end_s - loop.time()
@@ -296,16 +297,16 @@ async def _gather(
         found = found or stop(event)
 
 
-def _is_from_bot(event: Event) -> bool:
+def _is_from_bot(event: HubEvent) -> bool:
     return bool(event.body["event"] in ("new", "edit") and event.body["message"]["from"] == "bot")
 
 
-def _is_own(event: Event, message: Message) -> bool:
+def _is_own(event: HubEvent, message: ChatMessage) -> bool:
     shown = event.body.get("message")
     return shown is not None and shown["id"] == message.id and event.body["event"] == "new"
 
 
-def _latest(events: list[Event]) -> list[Reply]:
+def _latest(events: list[HubEvent]) -> list[Reply]:
     """The bot's messages in these events, each once, in its last form, without deleted ones."""
     shown: dict[int, Reply] = {}
     for event in events:

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dims.errors import ServiceError, StateError
-from dims.ipc.envelope import Address
-from dims.ipc.server import RequestServer
-from dims.sandbox import keys
-from dims.sandbox.call import ListenAddress
+from dims.ipc.links.request_server import RequestServer
+from dims.ipc.wire.envelope import Address
 from dims.sandbox.connection import Connection, Context
 from dims.sandbox.control import Control
-from dims.sandbox.door import BACKLOG, HOST, Door, bind
-from dims.sandbox.faults import outage_end
-from dims.sandbox.hub import Hub
-from dims.sandbox.keyring import Keyring
-from dims.sandbox.mtproto import SaltShaker
-from dims.sandbox.store import Store
-from dims.sandbox.world import World
+from dims.sandbox.drills import outage_end
+from dims.sandbox.mtproto import keys
+from dims.sandbox.mtproto.door import BACKLOG, HOST, Door, bind
+from dims.sandbox.mtproto.session import SaltShaker
+from dims.sandbox.rpc.call import ListenAddress
+from dims.sandbox.telegram.hub import Hub
+from dims.sandbox.telegram.keyring import Keyring
+from dims.sandbox.telegram.world import World
+from dims.sandbox.telegram.world_store import WorldStore
 
 DC_ID = 2
 SOCKET_PATH_LIMIT_BYTES = 107
@@ -50,7 +50,7 @@ class Sandbox:
         self._door: Door | None = None
         self._outage_timer: asyncio.TimerHandle | None = None
         self._control: RequestServer | None = None
-        self._store: Store | None = None
+        self._store: WorldStore | None = None
         self.stopped = asyncio.Event()
         self.hub: Hub
         self.address: ListenAddress
@@ -85,7 +85,7 @@ class Sandbox:
     async def _start(self) -> None:
         self._prepare_directory()
         server_key = keys.load_or_make(self._directory)
-        self._store = Store(self._directory / "sandbox.sqlite3")
+        self._store = WorldStore(self._directory / "sandbox.sqlite3")
         secret = self._store.secret()
         world, keyring = World(secret, self._store.messages_of), Keyring()
         self._store.load(world, keyring)

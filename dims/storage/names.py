@@ -20,6 +20,8 @@ SCHEMA = "dims"
 PARTITIONS = 10
 PARTITIONS_LIMIT = 64
 """A migration locks each partition with its indexes; 64 * max_connections locks are the default."""
+CORRELATION = "dims.correlation_id"
+"""Setting that the audit trigger reads; set it per transaction: a pooler hands sessions on."""
 _BOT_ID = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 """As in bots.yaml; with the prefix shorter than the 63 bytes of a PostgreSQL name."""
 _PREFIX = re.compile(r"[a-z][a-z0-9_]{0,15}")

@@ -24,12 +24,12 @@ from embedded import USERS, Service, place_for
 from fleet import DIMS, WITHIN_S, Fleet, Result, is_running, until
 
 from dims.layout import Layout
-from dims.locks import holder
-from dims.storage.embedded.seal import new_password
+from dims.storage.admin.scram import verifier
+from dims.storage.admin.sealed_roles import OPERATOR, SealedRole, SealedRoles, roles_file
+from dims.storage.admin.tenancy import create_bot_role, set_password
 from dims.storage.names import Shape
-from dims.storage.scram import verifier
-from dims.storage.sealed_roles import OPERATOR, SealedRole, SealedRoles, roles_file
-from dims.storage.tenancy import create_bot_role, set_password
+from dims.system.locks import holder
+from dims.system.sealed import new_password
 
 T = TypeVar("T")
 _numbers = itertools.count()

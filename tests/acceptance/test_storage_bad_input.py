@@ -28,7 +28,7 @@ from conftest import MakeFleet
 from fleet import WITHIN_S, Fleet, Result, until
 from tls_postgres import OWNER, PASSWORD, Certificates, TlsPostgres, tls_postgres
 
-from dims.migrations.locks import LOCK_KEY
+from dims.migrations.advisory_lock import LOCK_KEY
 from dims.migrations.runner import Migrations
 from dims.storage.names import Shape
 

@@ -12,7 +12,7 @@ from storage_site import StorageSite, storage_site
 from stored import forgotten
 
 from dims.layout import Layout
-from dims.storage.sealed_roles import SealedRoles, roles_file
+from dims.storage.admin.sealed_roles import SealedRoles, roles_file
 
 KEEP = """\
 from telethon import events

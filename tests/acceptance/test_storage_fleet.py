@@ -11,7 +11,7 @@ from fleet import Fleet, is_running, until
 from stored import forgotten, postmaster, rows
 
 from dims.errors import NotRunningError, TimedOutError
-from dims.locks import holder
+from dims.system.locks import holder
 
 BOTS = ("ada", "bob")
 ONE = """

@@ -14,21 +14,22 @@ import pytest
 from embedded import USERS, Service, place_for
 from sqlalchemy import Connection
 
-from dims.configuration.server_urls import PostgresAddress
+from dims.addresses import PostgresAddress
 from dims.errors import DimsError, ServiceError, StateError, TimedOutError, UsageError
+from dims.migrations.advisory_lock import LOCK_KEY
 from dims.migrations.catalogue import Catalogue, catalogue, differences
 from dims.migrations.history import History
 from dims.migrations.link import connected
-from dims.migrations.locks import LOCK_KEY
 from dims.migrations.risks import risks
-from dims.migrations.runner import BIG_BYTES, Limits, Migrations, Progress
-from dims.storage import ground, tenancy
-from dims.storage.blueprint import expand, templates
+from dims.migrations.runner import BIG_BYTES, MigrationLimits, MigrationProgress, Migrations
+from dims.storage.admin import foundations as ground
+from dims.storage.admin import tenancy
+from dims.storage.admin.blueprint import expand, templates
 from dims.storage.embedded.binaries import Source, find_postgres
 from dims.storage.names import Shape
 
 SMALL = Shape(partitions=2)
-SOON = Limits(migration_lock_s=0.3, table_lock_s=0.2, tries=2, pause_s=0.01)
+SOON = MigrationLimits(migration_lock_s=0.3, table_lock_s=0.2, tries=2, pause_s=0.01)
 _numbers = itertools.count()
 
 
@@ -290,7 +291,7 @@ async def test_a_table_in_use_is_waited_for_in_tries(database: Database, tmp_pat
     pid = database.admin.get_server_pid()
     release = asyncio.Event()
 
-    def progress(said: Progress) -> None:
+    def progress(said: MigrationProgress) -> None:
         if f"waits for pid {pid} " in said.text:
             release.set()
 
@@ -303,10 +304,10 @@ async def test_a_table_in_use_is_waited_for_in_tries(database: Database, tmp_pat
     in_use = asyncio.Event()
     user = asyncio.create_task(use())
     await in_use.wait()
-    limits = Limits(table_lock_s=0.2, tries=2, pause_s=0.01)
+    limits = MigrationLimits(table_lock_s=0.2, tries=2, pause_s=0.01)
     with pytest.raises(TimedOutError, match=f"0002 .*2 tries.*pid {pid} .*bots"):
         await database.migrations(history=history, limits=limits).migrate()
-    patient = Limits(table_lock_s=0.2, tries=50, pause_s=0.01)
+    patient = MigrationLimits(table_lock_s=0.2, tries=50, pause_s=0.01)
     migrations = database.migrations(history=history, limits=patient, progress=progress)
     assert (await migrations.migrate()).after == "0002"
     await user
@@ -507,7 +508,7 @@ async def test_what_cannot_be_asked_is_refused(database: Database) -> None:
 
 
 async def test_progress_tells_every_statement(database: Database) -> None:
-    said: list[Progress] = []
+    said: list[MigrationProgress] = []
     report = await database.migrations(progress=said.append).migrate()
     assert said[0].text == "roles and schema"
     assert all(one.steps == 1 for one in said[1:])

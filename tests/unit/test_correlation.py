@@ -17,10 +17,10 @@ from telethon.tl.types import updates as difference
 from test_bot_mail import mail, request, send
 
 from dims import correlation
-from dims.bot_worker.mail import Mail
-from dims.bot_worker.messages import Message
-from dims.bot_worker.session import FileSession
-from dims.bot_worker.updates import UpdateTracker
+from dims.bot_worker.mail.authoring import Message
+from dims.bot_worker.mail.mail import Mail
+from dims.bot_worker.telegram.file_session import FileSession
+from dims.bot_worker.telegram.updates import UpdateTracker
 from dims.logs import JsonFormatter, Redactor
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

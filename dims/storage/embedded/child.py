@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dims.errors import ServiceError
-from dims.storage.embedded.accounts import Account
+from dims.storage.embedded.server_user import Account
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""

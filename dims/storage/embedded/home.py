@@ -34,8 +34,8 @@ from pathlib import Path
 
 from dims.errors import ServiceError
 from dims.layout import PRIVATE_DIR
-from dims.storage.embedded import seal
-from dims.storage.embedded.accounts import Account
+from dims.storage.embedded.server_user import Account
+from dims.system import sealed as seal
 
 SYSTEM = Path("/var/lib/dims")
 POINTER = "embedded.home"

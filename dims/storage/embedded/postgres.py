@@ -21,13 +21,14 @@ from typing import Any
 from urllib.parse import quote
 
 from dims.errors import ServiceError
-from dims.storage.embedded import child, home, seal
-from dims.storage.embedded.accounts import POSTGRES_ACCOUNTS, choose_account
+from dims.storage.embedded import child, home
 from dims.storage.embedded.binaries import Source, find_postgres
 from dims.storage.embedded.copies import copy_of
+from dims.storage.embedded.embedded_server import EmbeddedServer
 from dims.storage.embedded.home import SYSTEM, find_home
 from dims.storage.embedded.probe import Health, probe_postgres
-from dims.storage.embedded.server import EmbeddedServer
+from dims.storage.embedded.server_user import POSTGRES_ACCOUNTS, choose_account
+from dims.system import sealed as seal
 
 OWNER = "dims"
 """The superuser; there is no role `postgres`."""
@@ -66,7 +67,7 @@ log_error_verbosity = terse
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ServerAddress:
     """How the owner connects."""
 
     host: str
@@ -119,12 +120,12 @@ class EmbeddedPostgres(EmbeddedServer):
         self._system = system
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ServerAddress:
         """How the owner connects. Raises ServiceError before the first `prepare`."""
         password = seal.read(self._sealed)
         if password is None:
             raise ServiceError(f"{self._sealed} is missing")
-        return Connection(str(self.home.sockets), PORT, OWNER, DATABASE, password)
+        return ServerAddress(str(self.home.sockets), PORT, OWNER, DATABASE, password)
 
     def prepare(self) -> None:
         """Makes the cluster unless there is one, and whatever else the server will need.

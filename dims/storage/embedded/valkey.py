@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dims.errors import ServiceError
-from dims.storage.embedded import child, home, seal
-from dims.storage.embedded.accounts import VALKEY_ACCOUNTS, choose_account
+from dims.storage.embedded import child, home
 from dims.storage.embedded.binaries import Binaries, Source, find_valkey, version_number
 from dims.storage.embedded.copies import copy_of
+from dims.storage.embedded.embedded_server import EmbeddedServer
 from dims.storage.embedded.home import SYSTEM, find_home
 from dims.storage.embedded.probe import Health, probe_valkey
-from dims.storage.embedded.server import EmbeddedServer
+from dims.storage.embedded.server_user import VALKEY_ACCOUNTS, choose_account
+from dims.system import sealed as seal
 
 USER = "default"
 SOCKET = "valkey.sock"

@@ -1,0 +1,1 @@
+"""Messages between bots, as a bot sends and handles them."""

@@ -1,0 +1,1 @@
+"""Telethon inside a worker: client, session, updates, and what its errors mean."""

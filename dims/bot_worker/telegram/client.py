@@ -1,0 +1,98 @@
+"""The Telethon client of a bot: built, aimed, signed in under a deadline. No sandbox branch.
+
+A bot in the sandbox differs in address and server key only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+from telethon import TelegramClient, functions
+from telethon.crypto import rsa
+
+from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError
+from dims.bot_worker.telegram.file_session import FileSession
+from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.terms import Terms
+
+
+def build_client(terms: Terms, session: FileSession) -> TelegramClient:
+    """An unconnected client. Raises WorkerFailedError for a proxy that would be ignored."""
+    if terms.public_key is not None:
+        rsa.add_key(terms.public_key, old=False)
+    session.aim(terms.dc, terms.host, terms.port)
+    return TelegramClient(
+        session,
+        terms.api_id,
+        terms.api_hash,
+        proxy=_proxy(terms.proxy),
+        catch_up=True,
+        # Low: a long silent sleep looks like a hung bot. Longer waits raise and are reported.
+        flood_sleep_threshold=terms.limits.flood_sleep_s,
+        device_model="DIMS",
+        raise_last_call_error=True,
+        connection_retries=5,
+    )
+
+
+async def sign_in(client: TelegramClient, terms: Terms) -> Any:
+    """Connects and logs in, all within the start deadline; returns the bot's own User.
+
+    Telethon has no time limit on handshake or requests, so the deadline is ours; after a failure
+    the client must be disconnected. Raises TimeoutError and whatever Telethon raises.
+    """
+    try:
+        async with asyncio.timeout(terms.limits.start_timeout_s):
+            await client.connect()
+            me = await client.get_me()
+            if me is None:
+                await client.sign_in(bot_token=terms.token)
+                me = await client.get_me()
+    except (ConnectionError, asyncio.CancelledError) as error:
+        # Telethon's update loop may meet a revoked session first: it hangs up under the login,
+        # whose requests then end as cancelled.
+        hidden = _hidden_error(client)
+        if hidden is None:
+            raise
+        raise hidden from error
+    if me is None:
+        raise WorkerFailedError(Failure(FailureClass.FENCED, "Telegram ended the session at login"))
+    return me
+
+
+async def until_disconnected(client: TelegramClient) -> None:
+    """Returns when Telethon has given the connection up, or raises why."""
+    await client.disconnected
+    hidden = _hidden_error(client)
+    if hidden is not None:
+        raise hidden
+
+
+async def check_health(client: TelegramClient, timeout_s: float) -> None:
+    """One request that only a signed-in client gets answered.
+
+    Raises TimeoutError, or what Telethon raises: auth errors hide everywhere else.
+    """
+    async with asyncio.timeout(timeout_s):
+        await client(functions.updates.GetStateRequest())
+
+
+def _hidden_error(client: TelegramClient) -> Exception | None:
+    """Why Telethon's update loop hung up; it tells that nowhere else."""
+    error: Exception | None = client._updates_error  # noqa: SLF001 (see above)
+    return error
+
+
+def _proxy(url: str | None) -> tuple[Any, ...] | None:
+    """Telethon's form of a proxy URL."""
+    if url is None:
+        return None
+    try:
+        import python_socks  # noqa: F401, PLC0415 (without it Telethon connects directly, silently)
+    except ImportError as error:
+        reason = "a proxy is configured, but python-socks is missing: pip install python-socks"
+        raise WorkerFailedError(Failure(FailureClass.NEEDS_OPERATOR, reason)) from error
+    parts = urlsplit(url)
+    return (parts.scheme, parts.hostname, parts.port, True, parts.username, parts.password)

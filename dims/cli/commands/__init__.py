@@ -1,0 +1,1 @@
+"""The commands of `dims`, one module per group. Each is imported when it is used."""

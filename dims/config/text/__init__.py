@@ -1,0 +1,1 @@
+"""bots.yaml as a text: read with care, each value with its place, faults in plain English."""

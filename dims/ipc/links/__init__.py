@@ -1,0 +1,1 @@
+"""Messages over sockets, between processes that run now."""

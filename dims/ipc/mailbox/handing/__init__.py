@@ -1,0 +1,1 @@
+"""Messages on their way from a mailbox to handlers, and what becomes of each."""

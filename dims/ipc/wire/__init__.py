@@ -1,0 +1,1 @@
+"""How messages are written: envelopes, frames, bodies, ids. Knows no socket."""

@@ -1,0 +1,1 @@
+"""MTProto from bytes to requests: transport, keys, encryption, sessions. Knows no accounts."""

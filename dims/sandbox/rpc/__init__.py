@@ -1,0 +1,1 @@
+"""Answers to Telegram's RPC requests, and what personas do."""

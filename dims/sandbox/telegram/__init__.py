@@ -1,0 +1,1 @@
+"""The world of the local Telegram: accounts, message boxes, who is told what."""

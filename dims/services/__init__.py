@@ -1,0 +1,1 @@
+"""Processes of the fleet beside bots. None knows the supervisor or another service."""

@@ -1,0 +1,1 @@
+"""What needs an administrator's rights: schema, roles, audit, upkeep, inspection."""

@@ -1,0 +1,168 @@
+"""The roles of bots: made, given new passwords, removed. Acts on a connection of an administrator.
+
+One bot, one login role, whose name is the tenant (see `names`). A role may do what the group of
+bots may, and may not become it. Passwords travel as verifiers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import asyncpg  # type: ignore[import-untyped]
+
+from dims.errors import ServiceError, StateError
+from dims.storage.admin.foundations import BOT_CONNECTIONS, BOT_SETTINGS, membership
+from dims.storage.admin.scram import verifier
+from dims.storage.names import Shape, literal, quoted
+from dims.system.sealed import new_password
+
+_ATTRIBUTES = "LOGIN INHERIT NOCREATEDB NOCREATEROLE"
+"""Superuser, replication and row security stay off as CREATE ROLE begins; only a superuser may
+say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRole:
+    """A role to be made, or given another password."""
+
+    name: str
+    verifier: str = field(repr=False)
+    is_bot: bool
+    """Whether it joins the group of bots; others are made by the first migration."""
+    exists: bool
+
+
+async def put_roles(
+    connection: asyncpg.Connection, shape: Shape, roles: Iterable[LoginRole]
+) -> None:
+    """Makes roles that do not exist, and gives all of them their passwords, in one transaction.
+
+    Raises ServiceError without the rights for that, StateError before the first migration.
+    """
+    options = membership(await _version(connection), inherit=True, may_set=False)
+    script = "\n".join(
+        f"{statement};" for role in roles for statement in _put(role, shape, options)
+    )
+    with _explained("the roles of bots"):
+        # Without parameters several statements go in one message, and are one transaction.
+        await connection.execute(script)
+
+
+def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
+    name, password = quoted(role.name), literal(role.verifier)
+    if not role.is_bot:
+        yield f"ALTER ROLE {name} LOGIN PASSWORD {password}"
+        return
+    verb = "ALTER" if role.exists else "CREATE"
+    yield f"{verb} ROLE {name} {_ATTRIBUTES} CONNECTION LIMIT {BOT_CONNECTIONS} PASSWORD {password}"
+    yield f"GRANT {quoted(shape.bot)} TO {name}{options}"
+    for setting, value in BOT_SETTINGS.items():
+        yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"
+
+
+async def create_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
+    """Makes the role of a bot and returns its password, which is nowhere else. Raises StateError
+    when there is one, UsageError for what is no bot id."""
+    role, password = shape.bot_role(bot_id), new_password()
+    if await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", quoted(role)):
+        raise StateError(f"the role {role} is there already", hint="rotate its password instead")
+    made = LoginRole(role, verifier(password), is_bot=True, exists=False)
+    await put_roles(connection, shape, [made])
+    return password
+
+
+async def rotate_password(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
+    """Gives a bot's role a new password and returns it. Connections that are open stay open: end
+    them with `end_sessions` when the former one has leaked."""
+    return await set_password(connection, shape.bot_role(bot_id))
+
+
+async def set_password(connection: asyncpg.Connection, role: str) -> str:
+    """Gives any role, such as the migrator's, a new random password and returns it."""
+    password = new_password()
+    with _explained(role):
+        await connection.execute(
+            f"ALTER ROLE {quoted(role)} PASSWORD {literal(verifier(password))}"
+        )
+    return password
+
+
+async def end_sessions(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:
+    """Ends all connections of a bot's role; how many there were."""
+    ended: int = await connection.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1",
+        shape.bot_role(bot_id),
+    )
+    return ended
+
+
+async def drop_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> bool:
+    """Removes the role of a bot and ends its connections; its rows stay. False when there was
+    none."""
+    role = shape.bot_role(bot_id)
+    if not await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", quoted(role)):
+        return False
+    with _explained(bot_id):
+        # First, and for good: who is thrown out must not come back before the role is gone.
+        await connection.execute(f"ALTER ROLE {quoted(role)} NOLOGIN PASSWORD NULL")
+        await end_sessions(connection, shape, bot_id)
+        await connection.execute(f"DROP ROLE {quoted(role)}")
+    return True
+
+
+async def bot_roles(connection: asyncpg.Connection, shape: Shape) -> list[str]:
+    """The ids of all bots that have a role."""
+    prefix = shape.bot_prefix
+    rows = await connection.fetch(
+        "SELECT rolname::text AS name FROM pg_roles WHERE starts_with(rolname::text, $1) "
+        "ORDER BY 1",
+        prefix,
+    )
+    return [row["name"].removeprefix(prefix) for row in rows]
+
+
+async def erase_bot(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:
+    """Deletes all rows of a bot, as the owner, in one transaction; how many. What the audit log
+    has of it stays, and says who erased it."""
+    # SQLAlchemy takes a third of a second to import, which every start of the steward would pay.
+    from dims.storage.admin.schema import audit_log, tenant_tables  # noqa: PLC0415
+
+    shape.bot_role(bot_id)
+    erased = 0
+    async with connection.transaction():
+        for table in tenant_tables():
+            if table is not audit_log:
+                tag = await connection.execute(
+                    f"DELETE FROM {table.fullname} WHERE bot_id = $1",  # noqa: S608 (our names)
+                    bot_id,
+                )
+                erased += int(tag.rpartition(" ")[2])
+        if erased:
+            await connection.execute("DELETE FROM dims.audit_log WHERE bot_id = $1", bot_id)
+            await connection.execute(
+                "INSERT INTO dims.audit_log (bot_id, actor, action, table_name, row_key) "
+                "VALUES ($1, session_user, 'delete', 'bots', "
+                "jsonb_build_object('bot_id', $1::text))",
+                bot_id,
+            )
+    return erased
+
+
+async def _version(connection: asyncpg.Connection) -> int:
+    version: int = await connection.fetchval("SELECT current_setting('server_version_num')::int")
+    return version
+
+
+@contextlib.contextmanager
+def _explained(whose: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ServiceError(
+            f"{whose}: not enough rights to change database roles: {error}",
+            hint="connect as the administrator that made the database",
+        ) from error
+    except asyncpg.UndefinedObjectError as error:
+        raise StateError(f"{whose}: {error}", hint="`dims db migrate` makes the roles") from error

@@ -1,0 +1,1 @@
+"""`bot.db`: one bot's rows, through transactions, sessions and repositories."""

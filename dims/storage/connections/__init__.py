@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: addresses tried, TLS, pools, limits, what refusals mean."""

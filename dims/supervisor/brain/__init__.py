@@ -1,0 +1,1 @@
+"""The ProcessSupervisor's process: hears facts, has them decided, performs the orders."""

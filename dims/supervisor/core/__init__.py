@@ -1,0 +1,1 @@
+"""What decides about units and fleet. Pure: no clock, no chance, no I/O."""

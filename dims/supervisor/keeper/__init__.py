@@ -1,0 +1,1 @@
+"""The process one starts: holds sockets, starts the brain again, reaps."""

@@ -1,0 +1,1 @@
+"""What units there are and how each is launched, from the configuration."""

@@ -1,0 +1,1 @@
+"""The fork server: imports once, forks a worker per bot."""

@@ -1,0 +1,1 @@
+"""The kernel and time: locks, processes, files that last. Knows nothing of bots."""

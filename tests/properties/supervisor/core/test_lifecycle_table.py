@@ -1,0 +1,82 @@
+"""Every transition in the table happens, and no other: all stories of one unit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.supervisor.core.backoff import RestartPolicy
+from dims.supervisor.core.facts import (
+    AskedRestart,
+    AskedStart,
+    AskedStop,
+    Exited,
+    Fact,
+    FileChanged,
+    Granted,
+    Heartbeat,
+    LastWill,
+    Rang,
+    Ready,
+    Spawned,
+    SpawnFailed,
+    UnitId,
+)
+from dims.supervisor.core.lifecycle import decide
+from dims.supervisor.core.orders import Tell
+from dims.supervisor.core.states import TRANSITIONS, Policy, State, UnitRecord
+
+POLICY = Policy(RestartPolicy(max_restarts=1, within_s=1e9))
+STEP_S = 100.0
+
+
+def facts_of(record: UnitRecord) -> Iterator[Fact]:
+    """Everything that may happen to a unit next."""
+    born = record.incarnation
+    yield from (AskedStart(), AskedStop(), AskedRestart(), Granted(), FileChanged())
+    yield from (Spawned(born, 7), Ready(born), Heartbeat(born), Heartbeat(born, "slow"))
+    yield Exited(born, ExitStatus(code=1))
+    for failure in FailureClass:
+        yield SpawnFailed(born, failure, "no")
+        yield LastWill(born, failure, "said so", 250.0)
+    for timer, number in record.timers:
+        yield Rang(timer, number)
+
+
+def kind(record: UnitRecord, now_s: float) -> tuple[object, ...]:
+    """What tells two records apart for the decisions to come."""
+    return (
+        record.state,
+        record.desired,
+        record.alive,
+        record.pid,
+        record.again,
+        record.leaving,
+        record.will and record.will.failure,
+        record.fenced_s is None,
+        record.file_changed,
+        len(record.recent),
+        (record.not_before_s or 0.0) > now_s,
+        {timer for timer, _ in record.timers} == set(),
+    )
+
+
+def test_every_transition_in_the_table_happens_and_no_other() -> None:
+    begin = UnitRecord(UnitId("echo"), POLICY)
+    seen, frontier = {kind(begin, 0.0)}, deque([(begin, 0.0)])
+    happened = set()
+    while frontier:
+        record, now_s = frontier.popleft()
+        now_s += STEP_S
+        for fact in facts_of(record):
+            after, orders = decide(record, fact, now_s, 0.5)
+            state = record.state
+            for order in orders:
+                if isinstance(order, Tell):
+                    happened.add((state, State(order.state)))
+                    state = State(order.state)
+            if (known := kind(after, now_s)) not in seen:
+                seen.add(known)
+                frontier.append((after, now_s))
+    assert happened == {(old, new) for old, row in TRANSITIONS.items() for new in row}

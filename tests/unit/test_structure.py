@@ -1,0 +1,114 @@
+"""The house: no circle, no crowded folder, names that mean one thing, pure modules that are pure.
+
+What must never import what is in pyproject.toml (import contracts);
+tests/integration/test_contracts.py breaks each of them on purpose.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(__file__).parents[2]
+MOST_FILES = 16
+MOST_NAMES_TWICE = 5
+IMPURE = {"asyncio", "time", "random", "secrets", "socket", "os", "subprocess", "threading"}
+"""A pure module knows no clock, no chance, no loop and no I/O."""
+ENTRANCES = {"__init__.py", "__main__.py"}
+
+
+def _sources() -> list[Path]:
+    return sorted((ROOT / "dims").rglob("*.py"))
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph("dims", include_external_packages=True, cache_dir=None)
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _pure_modules() -> list[str]:
+    """Modules whose docstring says so, with the word itself."""
+    return [
+        _module(path)
+        for path in _sources()
+        if path.name not in ENTRANCES
+        and re.search(r"\bPure\b", ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+
+
+def _circles() -> Iterator[tuple[str, str]]:
+    graph = _graph()
+    inside = sorted(module for module in graph.modules if module.startswith("dims"))
+    for module in inside:
+        for imported in graph.find_modules_directly_imported_by(module):
+            if imported.startswith("dims") and graph.find_shortest_chain(imported, module):
+                yield module, imported
+
+
+def test_no_module_reaches_itself() -> None:
+    assert len(_graph().modules) > 200
+    assert list(_circles()) == []
+
+
+def test_no_folder_is_a_hall_of_many_doors() -> None:
+    counts = Counter(path.parent.relative_to(ROOT) for path in _sources())
+    crowded = {str(folder): count for folder, count in counts.items() if count > MOST_FILES}
+    assert crowded == {}
+
+
+def test_file_names_are_used_once() -> None:
+    folders = defaultdict(list)
+    for path in _sources():
+        if path.name not in ENTRANCES:
+            folders[path.name].append(str(path.parent.relative_to(ROOT)))
+    twice = {name: places for name, places in folders.items() if len(places) > 1}
+    assert len(twice) <= MOST_NAMES_TWICE, twice
+
+
+def test_class_names_are_used_once() -> None:
+    modules = defaultdict(list)
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                modules[node.name].append(_module(path))
+    twice = {name: places for name, places in modules.items() if len(places) > 1}
+    assert len(twice) <= MOST_NAMES_TWICE, twice
+
+
+def test_what_says_that_it_is_pure_is_pure() -> None:
+    pure = _pure_modules()
+    assert len(pure) > 20
+    graph = _graph()
+    impure = {
+        module: found
+        for module in pure
+        if (found := IMPURE & graph.find_modules_directly_imported_by(module))
+    }
+    assert impure == {}
+
+
+def test_the_core_is_pure() -> None:
+    core = {_module(path) for path in _sources() if path.parent.name == "core"}
+    core.discard("dims.supervisor.core")
+    assert core <= set(_pure_modules())
+
+
+def test_tests_lie_in_the_folders_of_what_they_test() -> None:
+    lost = [
+        str(path.relative_to(ROOT))
+        for kind in ("unit", "properties", "integration")
+        for path in (ROOT / "tests" / kind).rglob("test_*.py")
+        if not (ROOT / "dims" / path.parent.relative_to(ROOT / "tests" / kind)).is_dir()
+    ]
+    assert lost == []
