@@ -54,7 +54,9 @@ def lint(place: Path, contract: str) -> subprocess.CompletedProcess[str]:
 def test_every_contract_is_broken_here() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = pyproject["tool"]["importlinter"]["contracts"]
-    assert sorted(contract["id"] for contract in contracts) == sorted({row[0] for row in VIOLATIONS})
+    assert sorted(contract["id"] for contract in contracts) == sorted(
+        {row[0] for row in VIOLATIONS}
+    )
 
 
 @pytest.mark.parametrize(("contract", "name", "line"), VIOLATIONS)

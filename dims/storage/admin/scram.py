@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256 verifiers: what a server keeps instead of a password. Pure but for the salt.
+"""SCRAM-SHA-256 verifiers: what a server keeps instead of a password. Arithmetic but for the salt.
 
 Sent in place of the password, so that no log, no pg_stat_activity and no replication stream of the
 server ever has the password itself.
