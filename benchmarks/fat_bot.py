@@ -16,6 +16,8 @@ import sqlalchemy.ext.asyncio
 import sqlalchemy.orm  # noqa: F401
 
 from dims.bot_worker.foreground import run_in_foreground
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.terms import WorkerTerms
 
-wire = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-run_in_foreground(wire, nullcontext())
+told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+run_in_foreground(read(WorkerTerms, told), nullcontext())

@@ -26,8 +26,9 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from dims.config import load_config
 from dims.ipc.links.control_client import ControlClient
+from dims.ipc.wire.sentences import written
 from dims.layout import Layout
-from dims.supervisor.units.units import configured_address, worker_terms
+from dims.supervisor.units.worker_terms import configured_address, worker_terms
 
 BIN = Path(sys.executable).parent
 DIMS = str(BIN / "dims")
@@ -373,8 +374,8 @@ def _fat_commands(ground: Ground, names: Sequence[str]) -> dict[str, list[str]]:
     for name in names:
         terms = ground.directory / f"{name}.terms.json"
         bot, token = config.bot(name), ground.tokens[name]
-        wire = worker_terms(config, layout, bot, address, token, storage=None)
-        terms.write_text(json.dumps(wire), encoding="utf-8")
+        told = worker_terms(config, layout, bot, address, token, storage=None)
+        terms.write_text(json.dumps(written(told)), encoding="utf-8")
         commands[name] = [sys.executable, str(HERE / "fat_bot.py"), str(terms)]
     return commands
 

@@ -30,6 +30,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core import pacing as fleet
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
@@ -52,7 +53,6 @@ from dims.supervisor.core.facts import (
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import (
     Arm,
-    Desired,
     DropSession,
     Order,
     RequestStart,
@@ -62,7 +62,7 @@ from dims.supervisor.core.orders import (
     WithdrawStart,
 )
 from dims.supervisor.core.pacing import MINUTE_S, FleetDecision, FleetRecord, LetStart, Pace, Wish
-from dims.supervisor.core.states import SERVING, Policy, State, UnitRecord
+from dims.supervisor.core.states import SERVING, Policy, UnitRecord
 
 DAY_S = 86_400.0
 OUTAGE_S = (43_200.0, 43_800.0)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dims.supervisor.core.states import TRANSITIONS, State
+from dims.ipc.words.states import State
+from dims.supervisor.core.states import TRANSITIONS
 
 BEGIN, END = "```mermaid\n", "```\n"
 

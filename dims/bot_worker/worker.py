@@ -32,8 +32,10 @@ from dims.bot_worker.telegram.file_session import FileSession
 from dims.bot_worker.telegram.updates import UpdateTracker
 from dims.errors import AlreadyRunningError, RefusedError, UsageError
 from dims.ipc.links.membership import Membership
+from dims.ipc.wire.sentences import Vocabulary, read
 from dims.ipc.words.failures import FailureClass
-from dims.ipc.words.terms import Terms, read_terms
+from dims.ipc.words.fleet import Beat, ConnectionsLent, Introduced, Leave, Will
+from dims.ipc.words.terms import StoragePlace, WorkerTerms
 
 ORPHAN_LIMIT_S = 3600.0
 """Without any brain for this long a worker drains and leaves."""
@@ -46,6 +48,7 @@ RECONNECTS = 5
 """Failed health requests a second apart before a worker gives its connection up."""
 BURST = 100
 """Updates since the last time after which a worker gives freed memory back."""
+ORDERS = Vocabulary(Leave, Introduced, ConnectionsLent, StoragePlace)
 WILL_CODE = 75
 """Exit code after a last will (EX_TEMPFAIL of sysexits.h)."""
 
@@ -55,13 +58,13 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Runs one bot. `bond` is its place in a fleet, or None under `dims run`."""
 
-    def __init__(self, terms: Terms, incarnation: int, bond: Membership | None) -> None:
+    def __init__(self, terms: WorkerTerms, incarnation: int, bond: Membership | None) -> None:
         self._terms = terms
         self._incarnation = incarnation
         self._bond = bond
         self._leaving: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
         account = terms.token.partition(":")[0]
-        self._lease = Lease(terms.lease, f"{terms.host}:{terms.port}", account)
+        self._lease = Lease(terms.lease, f"{terms.server.host}:{terms.server.port}", account)
         self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
         self.mail = Mail(terms.bot, terms.mail, incarnation, bond)
@@ -77,6 +80,18 @@ class Worker:
             leave=self.leave,
             trouble=lambda: self._trouble,
         )
+
+    def heed(self, order: Leave | Introduced | ConnectionsLent | StoragePlace) -> None:
+        """Does what the brain says."""
+        match order:
+            case Leave():
+                self.leave(None)
+            case Introduced():
+                self.mail.introduced(order)
+            case ConnectionsLent():
+                self.storage.lent(order)
+            case StoragePlace():
+                self.storage.moved(order)
 
     def leave(self, failure: Failure | None) -> None:
         """Ends the worker: gently, and with a last will when there is a failure."""
@@ -112,7 +127,7 @@ class Worker:
         reason = self._redactor.clean(logs.one_line(failure.reason))
         if self._bond is not None:
             _log.error("leaves: %s", reason)
-            self._bond.last_will(failure.kind, reason, failure.retry_after_s)
+            self._bond.last_will(Will(failure.kind, reason, failure.retry_after_s))
         return Failure(failure.kind, reason, failure.retry_after_s)
 
     async def _run(self) -> Failure | None:
@@ -132,7 +147,7 @@ class Worker:
         bot = BotContext(
             terms.bot,
             client=client,
-            settings=terms.settings,
+            settings=terms.own.settings,
             admins=terms.admins,
             incarnation=self._incarnation,
             leave=self._recycle,
@@ -173,7 +188,7 @@ class Worker:
         await self._call_setup(bot)
         await self.mail.start()
         if self._bond is not None:
-            self._bond.ready({})
+            self._bond.ready()
 
     async def _call_setup(self, bot: BotContext) -> None:
         if self._module is None:
@@ -240,14 +255,16 @@ class Worker:
     def _beat(self, tracker: UpdateTracker, lag_s: float, memory: int | None) -> None:
         if self._bond is None:
             return
-        readings = {
-            "loop_lag_s": round(lag_s, 4),
-            "unshared_bytes": memory,
-            "updates": tracker.seen,
-            "trouble": self._trouble or self.mail.trouble,
-            **self.storage.readings(),
-        }
-        self._bond.heartbeat(readings)
+        pool = self.storage.readings()
+        beat = Beat(
+            trouble=self._trouble or self.mail.trouble,
+            loop_lag_s=round(lag_s, 4),
+            unshared_bytes=memory,
+            updates=tracker.seen,
+            pool=pool.get("pool"),
+            slow=pool.get("slow"),
+        )
+        self._bond.heartbeat(beat)
 
     async def _keep_checking(self, client: Any) -> Failure:
         """Health requests; the first failed one is trouble, the second the end."""
@@ -326,33 +343,32 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     """Joins the fleet as `order` says, runs the bot, and returns the exit code."""
     incarnation = int(order["incarnation"])
     worker: Worker | None = None
-    early: list[tuple[str, Mapping[str, Any]]] = []
+    early: list[ConnectionsLent | StoragePlace] = []
     """What came with the welcome, before there was a worker to heed it."""
 
-    def heed(kind: str, body: Mapping[str, Any]) -> None:
-        if kind == "leave":
-            if worker is None:
-                # Nobody expects us and we hold nothing yet.
-                os._exit(0)
-            worker.leave(None)
-        elif kind == "introduced":
-            if worker is not None:
-                worker.mail.introduced(body)
-        elif kind in ("connections", "storage"):
-            if worker is not None:
-                worker.storage.heed(kind, body)
-            else:
-                early.append((kind, body))
-        else:
-            raise RefusedError(f"this worker does not know {kind!r}")
+    def heed(order: Leave | Introduced | ConnectionsLent | StoragePlace) -> None:
+        if worker is not None:
+            worker.heed(order)
+        elif isinstance(order, Leave):
+            # Nobody expects us and we hold nothing yet.
+            os._exit(0)
+        elif not isinstance(order, Introduced):
+            early.append(order)
 
     async def answer(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if worker is None:
             raise RefusedError("not ready yet", hint="try again in a moment")
         return await worker.commands.answer(kind, body)
 
-    bond = Membership(str(order["socket"]), str(order["unit"]), incarnation, heed, answer)
-    terms = read_terms(await bond.join())
+    bond = Membership(
+        str(order["socket"]),
+        str(order["unit"]),
+        incarnation,
+        on_order=heed,
+        orders=ORDERS,
+        on_request=answer,
+    )
+    terms = read(WorkerTerms, await bond.join())
     limits = terms.limits
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits.open_files, hard), hard))
@@ -362,8 +378,8 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
     worker = Worker(terms, incarnation, bond)
     bond.on_rejoined = worker.storage.rejoined
     worker.rotating = rotating
-    for kind, body in early:
-        worker.storage.heed(kind, body)
+    for order_ in early:
+        worker.heed(order_)
     if heeds_signals:
         worker.leave_on_signals()
     started_s = time.monotonic()

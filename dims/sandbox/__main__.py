@@ -15,8 +15,10 @@ from pathlib import Path
 
 import setproctitle
 
-from dims.errors import DimsError, RefusedError
+from dims.errors import DimsError
 from dims.ipc.links.membership import Membership
+from dims.ipc.wire.sentences import Vocabulary
+from dims.ipc.words.fleet import Leave
 from dims.logs import log_service
 from dims.sandbox.server import Sandbox
 
@@ -60,16 +62,20 @@ def _join_fleet(options: argparse.Namespace, sandbox: Sandbox) -> asyncio.Task[N
     if options.notify is None:
         return None
 
-    def heed(kind: str, _body: object) -> None:
-        if kind != "leave":
-            raise RefusedError(f"the sandbox does not know {kind!r}")
+    def heed(_leave: Leave) -> None:
         sandbox.stopped.set()
 
-    bond = Membership(options.notify, options.unit, options.incarnation, heed)
+    bond = Membership(
+        options.notify,
+        options.unit,
+        options.incarnation,
+        on_order=heed,
+        orders=Vocabulary(Leave),
+    )
 
     async def join() -> None:
         await bond.join()
-        bond.ready(sandbox.address.to_json())
+        bond.ready(sandbox.address)
 
     return asyncio.create_task(join(), name="join the fleet")
 

@@ -25,7 +25,11 @@ from telethon.crypto import rsa
 from dims.bot_worker import worker
 from dims.bot_worker.telegram.file_session import FileSession
 from dims.ipc.links.channel import Channel, listen
+from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.ipc.wire.sentences import written
+from dims.ipc.words.fleet import WELCOME, Hello, Leave, MayServe, Will
+from dims.ipc.words.terms import FreshSettings, Limits, MailTerms, TelegramAddress, WorkerTerms
 from dims.sandbox.rpc.people import People
 from dims.sandbox.server import Sandbox
 
@@ -115,7 +119,7 @@ def _is_reply(event: Mapping[str, Any]) -> bool:
 class _Brain:
     """Says welcome, and later leave."""
 
-    def __init__(self, terms: Mapping[str, Any]) -> None:
+    def __init__(self, terms: WorkerTerms) -> None:
         self._terms = terms
         self._channel: Channel | None = None
         self.ready = asyncio.get_running_loop().create_future()
@@ -125,64 +129,57 @@ class _Brain:
 
     def leave(self) -> None:
         if self._channel is not None:
-            self._channel.say("leave", {})
+            self._channel.say(Leave.kind, {})
 
     def _heard(self, channel: Channel, message: Envelope) -> None:
         self._channel = channel
-        if message.kind == "hello":
-            channel.say("welcome", self._terms)
-        elif message.kind in ("ready", "last_will") and not self.ready.done():
+        if message.kind == Hello.kind:
+            channel.say(WELCOME, written(self._terms))
+        elif message.kind in (MayServe.kind, Will.kind) and not self.ready.done():
             self.ready.set_result(None)
 
 
-def _terms(directory: Path, sandbox: Sandbox, token: str) -> dict[str, Any]:
-    address = sandbox.address
-    limits = {
-        "start_timeout_s": LIMIT_S,
-        "heartbeat_s": 0.005,
-        "health_timeout_s": LIMIT_S,
-        "drain_timeout_s": LIMIT_S,
-        "flood_sleep_s": 5,
-        "log_bytes": 10**9,
-        "log_files": 1,
-        "handlers_at_once": 100,
-        "open_files": 4096,
-    }
-    return {
-        "bot": _BOT,
-        "token": token,
-        "api_id": 1,
-        "api_hash": _BOT,
-        "server": {
-            "host": address.host,
-            "port": address.port,
-            "dc": address.dc_id,
-            "public_key": Path(address.public_key_file).read_text(encoding="ascii"),
-        },
-        "proxy": None,
-        "sandbox": True,
-        "handlers": "dims_rehearsal.py",
-        "directory": str(directory),
-        "admins": [],
-        "settings": {},
-        "hidden": [],
-        "limits": limits,
-        "mail": {
-            "directory": str(directory / "mail"),
-            "sockets": str(directory),
-            "durability": "process",
-            "mailbox_bytes": 1_000_000,
-            "attempts": 1,
-            "retry_first_s": 0.1,
-            "retry_max_s": 0.1,
-            "request_timeout_s": LIMIT_S,
-            "handlers_at_once": 1,
-            "grants": [],
-        },
-        "session": str(directory / f"{_BOT}.session"),
-        "lease": str(directory / f"{_BOT}.lease"),
-        "log": str(directory / f"{_BOT}.log"),
-    }
+def _terms(directory: Path, sandbox: Sandbox, token: str) -> WorkerTerms:
+    where = sandbox.address
+    key = Path(where.public_key_file).read_text(encoding="ascii")
+    return WorkerTerms(
+        bot=_BOT,
+        token=token,
+        api_id=1,
+        api_hash=_BOT,
+        server=TelegramAddress(where.host, where.port, where.dc_id, key),
+        proxy=None,
+        sandbox=True,
+        handlers="dims_rehearsal.py",
+        directory=directory,
+        admins=(),
+        own=FreshSettings({}, ()),
+        limits=Limits(
+            start_timeout_s=LIMIT_S,
+            heartbeat_s=0.005,
+            health_timeout_s=LIMIT_S,
+            drain_timeout_s=LIMIT_S,
+            flood_sleep_s=5,
+            log_bytes=10**9,
+            log_files=1,
+            handlers_at_once=100,
+            open_files=4096,
+        ),
+        mail=MailTerms(
+            directory=directory / "mail",
+            sockets=directory,
+            waits_for_disk=False,
+            mailbox_bytes=1_000_000,
+            retry=RetryPolicy(1, 0.1, 0.1),
+            request_timeout_s=LIMIT_S,
+            handlers_at_once=1,
+            grants=(),
+        ),
+        storage=None,
+        session=directory / f"{_BOT}.session",
+        lease=directory / f"{_BOT}.lease",
+        log=directory / f"{_BOT}.log",
+    )
 
 
 @contextlib.contextmanager

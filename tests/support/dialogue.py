@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import State
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedStart,
@@ -22,7 +23,7 @@ from dims.supervisor.core.facts import (
 )
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import Arm, Order, Tell
-from dims.supervisor.core.states import Policy, State, UnitRecord
+from dims.supervisor.core.states import Policy, UnitRecord
 
 ECHO = UnitId("echo")
 CRASHED = ExitStatus(code=1)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import (
     Asked,
     AskedRestart,
@@ -34,7 +35,6 @@ from dims.supervisor.core.facts import (
 from dims.supervisor.core.lifecycle import KILL_AGAIN_S, LONGEST_WAIT_S, decide, restore
 from dims.supervisor.core.orders import (
     Arm,
-    Desired,
     DropSession,
     Keep,
     Order,
@@ -45,7 +45,7 @@ from dims.supervisor.core.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.core.states import SERVING, TRANSITIONS, Leaving, Policy, State, UnitRecord
+from dims.supervisor.core.states import SERVING, TRANSITIONS, Leaving, Policy, UnitRecord
 
 UNIT = UnitId("echo")
 

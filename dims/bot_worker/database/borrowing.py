@@ -6,13 +6,14 @@ channels and databases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+
+from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
 
 RENEWS_AFTER = 1 / 3
 """Part of a lease after which it is renewed: two attempts may fail."""
 
-Tell = Callable[[Mapping[str, Any]], None]
+Tell = Callable[[ConnectionsHeld], None]
 Allow = Callable[[int], None]
 
 
@@ -50,15 +51,14 @@ class Borrower:
         self._wants = max(0, wanted - self._share)
         self._settle()
 
-    def heard(self, word: Mapping[str, Any], now_s: float) -> None:
-        """The brain's word; raises KeyError, TypeError or ValueError for nonsense."""
-        number, granted = int(word["number"]), int(word["grant"])
-        if number <= self._seen:
+    def heard(self, word: ConnectionsLent, now_s: float) -> None:
+        """The brain's word."""
+        if word.number <= self._seen:
             return
-        lease_s = float(word["lease_s"])
-        self._until_s, self._renewed_s = now_s + lease_s, now_s + lease_s * RENEWS_AFTER
+        self._until_s = now_s + word.lease_s
+        self._renewed_s = now_s + word.lease_s * RENEWS_AFTER
         self._owes = True
-        self._seen, self._granted = number, max(0, granted)
+        self._seen, self._granted = word.number, max(0, word.lent)
         self._allow(self._share + self._granted)
         self._settle()
 
@@ -96,5 +96,4 @@ class Borrower:
     def _report(self, *, renews: bool = False) -> None:
         self._asked = (self._wants, self._seen)
         self._owes = self._owes and self._holds > self._granted
-        report = {"holds": self._holds, "wants": self._wants, "seen": self._seen}
-        self._tell({**report, "renews": True} if renews else report)
+        self._tell(ConnectionsHeld(self._holds, self._wants, self._seen, renews))

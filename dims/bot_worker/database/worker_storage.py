@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dims import correlation
 from dims.bot_worker.database.borrowing import Borrower
-from dims.errors import DimsError, RefusedError, ServiceError
-from dims.ipc.words.terms import StorageTerms
+from dims.errors import DimsError, ServiceError
+from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
+from dims.ipc.words.terms import StoragePlace, StorageTerms
 
 if TYPE_CHECKING:
     from dims.storage.bot.database import Database
@@ -28,7 +29,7 @@ CLOSE_WITHIN_S = 5.0
 MOST_TOLD = 10
 """Slow queries per heartbeat."""
 
-Tell = Callable[[str, Mapping[str, Any]], None]
+Tell = Callable[[ConnectionsHeld], None]
 
 _log = logging.getLogger(__name__)
 
@@ -84,32 +85,31 @@ class Storage:
             )
 
         self._pools = [pool(self._bot, "address")]
-        if terms.replica is not None:
+        if terms.place.replica is not None:
             self._pools.append(pool(f"{self._bot} (replica)", "replica"))
         if self._tell is not None and terms.share < settings.max_size:
             self._borrower = Borrower(terms.share, self._report, self._allow)
         return Database(
             self._bot,
             self._pools[0],
-            replica=self._pools[1] if terms.replica is not None else None,
+            replica=self._pools[1] if terms.place.replica is not None else None,
             replica_lag_s=terms.replica_lag_s,
             correlation=correlation.current,
         )
 
     # What the brain says
 
-    def heed(self, kind: str, body: Mapping[str, Any]) -> None:
-        """An order about the database; raises RefusedError for one that is not known."""
-        if kind == "connections":
-            if self._borrower is not None:
-                self._borrower.heard(body, asyncio.get_running_loop().time())
-        elif kind == "storage":
-            if self._terms is not None:
-                self._terms = self._terms.moved(body)
-                self._hide((self._terms.address.password,))
-                self._changed.set()
-        else:
-            raise RefusedError(f"this worker does not know {kind!r}")
+    def lent(self, said: ConnectionsLent) -> None:
+        """So many connections may be borrowed."""
+        if self._borrower is not None:
+            self._borrower.heard(said, asyncio.get_running_loop().time())
+
+    def moved(self, place: StoragePlace) -> None:
+        """The database is elsewhere, or has another password for this bot."""
+        if self._terms is not None:
+            self._terms = self._terms.moved(place)
+            self._hide((place.address.password,))
+            self._changed.set()
 
     def rejoined(self) -> None:
         """Another brain is there."""
@@ -141,9 +141,9 @@ class Storage:
 
     # The pools
 
-    def _report(self, report: Mapping[str, Any]) -> None:
+    def _report(self, report: ConnectionsHeld) -> None:
         if self._tell is not None:
-            self._tell("connections", report)
+            self._tell(report)
 
     def _allow(self, connections: int) -> None:
         for pool in self._pools:
@@ -164,7 +164,7 @@ class Storage:
             assert terms is not None  # noqa: S101 (only an open database connects)
             try:
                 return await connect(
-                    getattr(terms, which),
+                    getattr(terms.place, which),
                     timeout_s=CONNECT_WITHIN_S,
                     application_name=f"dims {self._bot}",
                     statement_s=terms.pool["statement_s"],

@@ -29,7 +29,7 @@ from dims.errors import (
     TimedOutError,
     UsageError,
 )
-from dims.ipc.grants import BRAIN, OPERATOR
+from dims.ipc.grants import BRAIN, OPERATOR, Grants
 from dims.ipc.links.exchange import Exchange, Link
 from dims.ipc.links.membership import Membership
 from dims.ipc.mailbox.files import mail_inspection as inspection
@@ -44,6 +44,8 @@ from dims.ipc.wire.bodies import unwrap_body, wrap_body
 from dims.ipc.wire.envelope import ERROR, Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 from dims.ipc.wire.ids import new_id
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.fleet import ControlCommand, Introduce, Introduced, Whereabouts
 from dims.ipc.words.terms import MailTerms
 
 FIRST_LOOK_S = 0.02
@@ -66,6 +68,7 @@ class Mail:
     ) -> None:
         self._bot = bot
         self._terms = terms
+        self._grants = Grants(terms.grants)
         self._bond = bond
         self._handlers: dict[str, Handler] = {}
         self._writer: MailWriter | None = None
@@ -119,9 +122,9 @@ class Mail:
         ledger = self._mailbox.ledger if self._mailbox is not None else None
         return f"mailbox: {ledger.trouble}" if ledger is not None and ledger.trouble else ""
 
-    def introduced(self, body: Mapping[str, Any]) -> None:
-        """The brain says who another bot is; raises KeyError, TypeError, ValueError."""
-        self._exchange.introduced(str(body["bot"]), int(body["pid"]), int(body["incarnation"]))
+    def introduced(self, said: Introduced) -> None:
+        """The brain says who another bot is."""
+        self._exchange.introduced(said.bot, said.pid, said.incarnation)
 
     # Sending
 
@@ -185,7 +188,7 @@ class Mail:
 
     def may_send(self, recipient: str, kind: str) -> None:
         """Raises RefusedError when no grant lets this bot send that."""
-        if not self._terms.grants.allows(self._bot, recipient, kind):
+        if not self._grants.allows(self._bot, recipient, kind):
             raise RefusedError(
                 f"no grant lets {self._bot} send {kind!r} to {recipient}",
                 hint=f"bots.yaml: grants: [{{from: {self._bot}, to: {recipient},"
@@ -274,18 +277,18 @@ class Mail:
             await asyncio.sleep(pause_s)
             pause_s = min(LAST_LOOK_S, pause_s * 2)
 
-    async def _meet(self, to: str) -> Mapping[str, Any]:
+    async def _meet(self, to: str) -> Whereabouts:
         if self._bond is None:
             raise RefusedError(
                 "no supervisor is here to introduce bots", hint="send it as a durable message"
             )
-        return await self._bond.request("introduce", {"to": to}, self._terms.request_timeout_s)
+        timeout_s = self._terms.request_timeout_s
+        return read(Whereabouts, await self._bond.request(Introduce(to), timeout_s))
 
     async def _control(self, kind: str, body: Mapping[str, Any], timeout_s: float) -> Any:
         if self._bond is None:
             raise RefusedError("there is no supervisor here", hint="`dims run` has none")
-        asked = {"kind": kind, "body": dict(body)}
-        return dict(await self._bond.request("control", asked, timeout_s))
+        return dict(await self._bond.request(ControlCommand(kind, body), timeout_s))
 
     # Receiving: what Deliveries asks
 
@@ -295,7 +298,7 @@ class Mail:
 
     def permits(self, sender: str, kind: str) -> bool:
         """Whether this sender may send that here."""
-        return self._terms.grants.allows(sender, self._bot, kind)
+        return self._grants.allows(sender, self._bot, kind)
 
     async def handle(self, delivery: Delivery) -> Mapping[str, Any] | None:
         """Runs the handler of a message; whatever it raises passes."""

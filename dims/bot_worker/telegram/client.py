@@ -15,14 +15,14 @@ from telethon.crypto import rsa
 from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError
 from dims.bot_worker.telegram.file_session import FileSession
 from dims.ipc.words.failures import FailureClass
-from dims.ipc.words.terms import Terms
+from dims.ipc.words.terms import WorkerTerms
 
 
-def build_client(terms: Terms, session: FileSession) -> TelegramClient:
+def build_client(terms: WorkerTerms, session: FileSession) -> TelegramClient:
     """An unconnected client. Raises WorkerFailedError for a proxy that would be ignored."""
-    if terms.public_key is not None:
-        rsa.add_key(terms.public_key, old=False)
-    session.aim(terms.dc, terms.host, terms.port)
+    if terms.server.public_key is not None:
+        rsa.add_key(terms.server.public_key, old=False)
+    session.aim(terms.server.dc, terms.server.host, terms.server.port)
     return TelegramClient(
         session,
         terms.api_id,
@@ -37,7 +37,7 @@ def build_client(terms: Terms, session: FileSession) -> TelegramClient:
     )
 
 
-async def sign_in(client: TelegramClient, terms: Terms) -> Any:
+async def sign_in(client: TelegramClient, terms: WorkerTerms) -> Any:
     """Connects and logs in, all within the start deadline; returns the bot's own User.
 
     Telethon has no time limit on handshake or requests, so the deadline is ours; after a failure

@@ -6,8 +6,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +16,10 @@ from dims.cli.launch import refuse_taken_port, scrubbed
 from dims.cli.where import Where, located
 from dims.config import Config, DatabaseKind, PostgresAddress, ServerKind, load_config
 from dims.errors import NotRunningError, ServiceError
-from dims.ipc.links.control_client import ControlClient
-from dims.supervisor.units.units import (
-    TelegramAddress,
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.services import SandboxReady
+from dims.ipc.words.terms import StorageTerms, TelegramAddress
+from dims.supervisor.units.worker_terms import (
     configured_address,
     sandbox_address,
     storage_terms,
@@ -48,14 +49,12 @@ def run(place: Where, bot: str) -> None:
             address, token = stack.enter_context(_in_sandbox(place, config, bot, token))
         mark = "SANDBOX  " if config.telegram.server.kind is ServerKind.SANDBOX else ""
         click.echo(f"{mark}runs {bot} here; Ctrl-C ends", err=True)
-        wire = worker_terms(config, place.layout, settings, address, token or "", storage=None)
-        run_in_foreground(wire, _storage(place, config, bot))
+        terms = worker_terms(config, place.layout, settings, address, token or "", storage=None)
+        run_in_foreground(terms, _storage(place, config, bot))
 
 
 @contextlib.asynccontextmanager
-async def _storage(
-    place: Where, config: Config, bot: str
-) -> AsyncIterator[Mapping[str, Any] | None]:
+async def _storage(place: Where, config: Config, bot: str) -> AsyncIterator[StorageTerms | None]:
     """The storage terms of the bot, its database ready for it; None without a database.
 
     The steward of a running fleet has seen to that; otherwise it is done here. Raises ServiceError.
@@ -107,12 +106,10 @@ def _in_sandbox(
             client = stack.enter_context(place.sandbox())
         body = {"name": bot} if token is None else {"name": bot, "token": token}
         made = client.request("bot.create", body)
-        yield sandbox_address(_address(client)), made["token"]
-
-
-def _address(client: ControlClient) -> dict[str, object]:
-    address: dict[str, object] = client.request("status")["address"]
-    return address
+        yield (
+            sandbox_address(read(SandboxReady, client.request("status")["address"])),
+            made["token"],
+        )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Direct links between bots: introduced once by the brain, then without it.
 
     A -> brain  introduce {to: B}        brain -> B  introduced {bot: A, pid, incarnation}
-    brain -> A  {pid, incarnation, path} A -> B      hello {bot, incarnation}, B -> A  welcome {}
+    brain -> A  Whereabouts              A -> B      hello {bot, incarnation}, B -> A  welcome {}
 
 Each end asks the kernel for the other's pid and believes no other name. Knows links and flow; what
 a message means, and who may send what, is asked of its owner.
@@ -26,6 +26,7 @@ from dims.errors import DimsError, FullError, NotRunningError, ProtocolError, Re
 from dims.ipc.links.channel import Channel, dial, listen
 from dims.ipc.queue import PriorityQueue
 from dims.ipc.wire.envelope import CANCEL, Address, Envelope, MessageId, Priority
+from dims.ipc.words.fleet import Whereabouts
 from dims.system.peer import Peer
 
 WINDOW = 256
@@ -60,7 +61,7 @@ class Owner(Protocol):
         when he leaves."""
 
 
-Introduce = Callable[[str], Awaitable[Mapping[str, Any]]]
+Introduce = Callable[[str], Awaitable[Whereabouts]]
 
 
 class Link:
@@ -247,12 +248,12 @@ class Exchange:
     async def _dial(self, to: str) -> Link:
         who = await self._introduce(to)
         try:
-            channel = await dial(str(who["path"]), self._make)
+            channel = await dial(who.path, self._make)
         except OSError as error:
             raise NotRunningError(
                 f"{to} takes no messages", hint=f"has it a handler (`@on`)? `dims bot explain {to}`"
             ) from error
-        if channel.peer is None or channel.peer.pid != who["pid"]:
+        if channel.peer is None or channel.peer.pid != who.pid:
             self._forget(channel)
             channel.abort()
             raise RefusedError(f"another process answers in the place of {to}")

@@ -15,7 +15,8 @@ from typing import Any
 from dims.errors import DimsError, NotRunningError, RefusedError
 from dims.ipc.links.channel import Channel, dial
 from dims.ipc.wire.envelope import CANCEL, ERROR, Address, Envelope, Priority
-from dims.ipc.words.failures import FailureClass
+from dims.ipc.wire.sentences import Sentence, Vocabulary, written
+from dims.ipc.words.fleet import WELCOME, Beat, Hello, MayServe, Will
 
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 2.0
@@ -30,10 +31,10 @@ _log = logging.getLogger(__name__)
 class Membership:
     """One process's place in the fleet.
 
-    `on_order(kind, body)` gets whatever the brain says, and raises a DimsError for what it does
-    not know, which the brain is told. What the brain asks (messages that want a reply) goes to
-    `on_request(kind, body)`, whose result or DimsError is the answer; without it every request is
-    answered as unknown.
+    `on_order` gets whatever the brain says, as a sentence of `orders`; for what is not among them,
+    and for a DimsError that `on_order` raises, the brain is told so. What the brain asks (messages
+    that want a reply) goes to `on_request(kind, body)`, whose result or DimsError is the answer;
+    without it every request is answered as unknown.
     """
 
     def __init__(
@@ -41,18 +42,21 @@ class Membership:
         path: str,
         unit: str,
         incarnation: int,
-        on_order: Callable[[str, Mapping[str, Any]], None],
+        *,
+        on_order: Callable[[Any], None],
+        orders: Vocabulary,
         on_request: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._path = path
-        self._about = {"unit": unit, "incarnation": incarnation}
+        self._hello = Hello(unit, incarnation)
+        self._orders = orders
         self._name = Address(f"unit/{unit}")
         self._on_order = on_order
         self._on_request = on_request or self._know_nothing
         self._answering: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._welcome: asyncio.Future[Mapping[str, Any]] | None = None
-        self._ready: Mapping[str, Any] | None = None
+        self._ready: MayServe | None = None
         self._rejoining: asyncio.Task[None] | None = None
         self._closed = False
         self.on_rejoined: Callable[[], None] | None = None
@@ -67,34 +71,34 @@ class Membership:
         await self._connect()
         return await self._welcome
 
-    def ready(self, body: Mapping[str, Any]) -> None:
-        """Says that this process may serve; said again to every new brain."""
-        self._ready = body
-        self._say("ready", body, Priority.HIGH)
+    def ready(self, about: object | None = None) -> None:
+        """Says that this process may serve, and `about` itself; said again to every new brain."""
+        self._ready = MayServe() if about is None else MayServe(written(about))
+        self._say(self._ready, Priority.HIGH)
 
-    def say(self, kind: str, body: Mapping[str, Any]) -> None:
+    def say(self, sentence: Sentence) -> None:
         """Says something that needs no answer; nothing while no brain is there."""
-        self._say(kind, body, Priority.HIGH)
+        self._say(sentence, Priority.HIGH)
 
-    def heartbeat(self, body: Mapping[str, Any]) -> None:
+    def heartbeat(self, beat: Beat) -> None:
         """Says that this process lives, with its readings."""
         with contextlib.suppress(RefusedError):
             # The brain does not read: it will not miss one of the many that wait already.
-            self._say("heartbeat", body, Priority.NORMAL)
+            self._say(beat, Priority.NORMAL)
 
-    def last_will(self, failure: FailureClass, reason: str, retry_after_s: float = 0.0) -> None:
+    def last_will(self, will: Will) -> None:
         """Says why this process is about to leave."""
-        body = {"failure": failure, "reason": reason, "retry_after_s": retry_after_s}
-        self._say("last_will", body, Priority.URGENT)
+        self._say(will, Priority.URGENT)
 
-    async def request(
-        self, kind: str, body: Mapping[str, Any], timeout_s: float
-    ) -> Mapping[str, Any]:
+    async def request(self, sentence: Sentence, timeout_s: float) -> Mapping[str, Any]:
         """What the brain answers. Raises NotRunningError when no brain is there, TimedOutError,
         or whatever DimsError it answers."""
         if self._channel is None:
             raise NotRunningError("the supervisor is away", hint="it comes back by itself")
-        reply = await self._channel.request(kind, body, priority=Priority.HIGH, timeout_s=timeout_s)
+        body, priority = written(sentence), Priority.HIGH
+        reply = await self._channel.request(
+            sentence.kind, body, priority=priority, timeout_s=timeout_s
+        )
         return reply.body
 
     async def leave(self) -> None:
@@ -111,9 +115,9 @@ class Membership:
                 async with asyncio.timeout(LEAVE_WITHIN_S):
                     await self._parted.wait()
 
-    def _say(self, kind: str, body: Mapping[str, Any], priority: Priority) -> None:
+    def _say(self, sentence: Sentence, priority: Priority) -> None:
         if self._channel is not None:
-            self._channel.say(kind, body, priority=priority)
+            self._channel.say(sentence.kind, written(sentence), priority=priority)
 
     async def _connect(self) -> None:
         delay_s = FIRST_RETRY_S
@@ -126,9 +130,9 @@ class Membership:
                 delay_s = min(LAST_RETRY_S, delay_s * 2)
         self.alone_since_s = None
         self._parted.clear()
-        self._say("hello", self._about, Priority.URGENT)
+        self._say(self._hello, Priority.URGENT)
         if self._ready is not None:
-            self._say("ready", self._ready, Priority.HIGH)
+            self._say(self._ready, Priority.HIGH)
         if self.on_rejoined is not None and self._welcome is not None and self._welcome.done():
             self.on_rejoined()
 
@@ -136,7 +140,7 @@ class Membership:
         return Channel(self._heard, self._lost, name=self._name)
 
     def _heard(self, channel: Channel, message: Envelope) -> None:
-        if message.kind == "welcome":
+        if message.kind == WELCOME:
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(message.body)
         elif message.wants_reply:
@@ -151,7 +155,7 @@ class Membership:
 
     def _heed(self, channel: Channel, order: Envelope) -> None:
         try:
-            self._on_order(order.kind, order.body)
+            self._on_order(self._orders.read(order.kind, order.body, self._name))
         except DimsError as error:
             channel.answer(order, error)
 

@@ -1,14 +1,14 @@
-"""What a worker is told when it is welcomed. A frozen value; its repr shows no secret."""
+"""What a worker is told when it is welcomed. Frozen values; no repr shows a secret. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dims.addresses import PostgresAddress
-from dims.ipc.grants import Grant, Grants
+from dims.ipc.grants import Grant
 from dims.ipc.retry import RetryPolicy
 
 
@@ -28,6 +28,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class TelegramAddress:
+    """An MTProto server: literal address, data centre, and its RSA key in PEM or None."""
+
+    host: str
+    port: int
+    dc: int
+    public_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class MailTerms:
     """Where messages between bots lie, what they may take, and who may send what to whom."""
 
@@ -38,15 +48,24 @@ class MailTerms:
     retry: RetryPolicy
     request_timeout_s: float
     handlers_at_once: int
-    grants: Grants
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePlace:
+    """Where a bot's database is, and as whom to go there. Said again when either changes."""
+
+    kind: ClassVar[str] = "storage"
+
+    address: PostgresAddress
+    replica: PostgresAddress | None
 
 
 @dataclass(frozen=True, slots=True)
 class StorageTerms:
     """Where the bot's database is, as whom to go there, and how many connections it may have."""
 
-    address: PostgresAddress
-    replica: PostgresAddress | None
+    place: StoragePlace
     is_pooled: bool
     """`address` is a pooler such as PgBouncer."""
     pool: Mapping[str, Any]
@@ -55,31 +74,35 @@ class StorageTerms:
     share: int
     """Connections that are the bot's own, without asking the brain."""
 
-    def moved(self, wire: Mapping[str, Any]) -> StorageTerms:
-        """With the `address` and `replica` of an order; raises KeyError, TypeError, ValueError."""
-        return replace(self, address=_address(wire["address"]), replica=_replica(wire))
+    def moved(self, place: StoragePlace) -> StorageTerms:
+        """The same at another place, or with another password."""
+        return replace(self, place=place)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class FreshSettings:
+    """A bot's own settings, which can be told anew while it runs."""
+
+    settings: Mapping[str, Any] = field(repr=False)
+    hidden: tuple[str, ...] = field(repr=False)
+    """Texts in `settings` that are secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTerms:
     """One bot's identity, secrets, server, code and limits."""
 
     bot: str
     token: str = field(repr=False)
     api_id: int = field(repr=False)
     api_hash: str = field(repr=False)
-    host: str
-    port: int
-    dc: int
-    public_key: str | None = field(repr=False)
+    server: TelegramAddress
     proxy: str | None = field(repr=False)
     sandbox: bool
     handlers: str
     directory: Path
     admins: tuple[int | str, ...]
-    settings: Mapping[str, Any] = field(repr=False)
-    hidden: tuple[str, ...] = field(repr=False)
-    """Texts in `settings` that are secrets."""
+    own: FreshSettings
     limits: Limits
     mail: MailTerms
     storage: StorageTerms | None
@@ -94,73 +117,10 @@ class Terms:
         # A short text such as the sandbox's "sandbox" is no secret and would blank out words.
         own = [text for text in candidates if len(text) >= 16]
         if self.storage is not None:
-            own.append(self.storage.address.password)
-        return (*own, *worth_hiding(self.hidden))
+            own.append(self.storage.place.address.password)
+        return (*own, *worth_hiding(self.own.hidden))
 
 
 def worth_hiding(texts: Iterable[str]) -> tuple[str, ...]:
     """Those that are long enough: hiding `1` or `yes` would blank out words everywhere."""
     return tuple(text for text in texts if len(text) >= 6)
-
-
-def read_terms(wire: Mapping[str, Any]) -> Terms:
-    """The terms in a welcome; raises KeyError or TypeError when a field is missing or wrong."""
-    server, limits = wire["server"], wire["limits"]
-    names = Limits.__slots__
-    return Terms(
-        bot=wire["bot"],
-        token=wire["token"],
-        api_id=wire["api_id"],
-        api_hash=wire["api_hash"],
-        host=server["host"],
-        port=server["port"],
-        dc=server["dc"],
-        public_key=server["public_key"],
-        proxy=wire["proxy"],
-        sandbox=wire["sandbox"],
-        handlers=wire["handlers"],
-        directory=Path(wire["directory"]),
-        admins=tuple(wire["admins"]),
-        settings=wire["settings"],
-        hidden=tuple(wire["hidden"]),
-        limits=Limits(**{name: limits[name] for name in names}),
-        mail=_read_mail(wire["mail"]),
-        storage=_read_storage(wire["storage"]) if wire.get("storage") else None,
-        session=Path(wire["session"]),
-        lease=Path(wire["lease"]),
-        log=Path(wire["log"]),
-    )
-
-
-def _read_mail(wire: Mapping[str, Any]) -> MailTerms:
-    return MailTerms(
-        directory=Path(wire["directory"]),
-        sockets=Path(wire["sockets"]),
-        waits_for_disk=wire["durability"] == "power",
-        mailbox_bytes=wire["mailbox_bytes"],
-        retry=RetryPolicy(wire["attempts"], wire["retry_first_s"], wire["retry_max_s"]),
-        request_timeout_s=wire["request_timeout_s"],
-        handlers_at_once=wire["handlers_at_once"],
-        grants=Grants(tuple(map(Grant.from_wire, wire["grants"]))),
-    )
-
-
-def _read_storage(wire: Mapping[str, Any]) -> StorageTerms:
-    pool = dict(wire["pool"])
-    lag_s = float(pool.pop("replica_lag_s"))
-    return StorageTerms(
-        address=_address(wire["address"]),
-        replica=_replica(wire),
-        is_pooled=wire["is_pooled"],
-        pool=pool,
-        replica_lag_s=lag_s,
-        share=wire["share"],
-    )
-
-
-def _address(wire: Mapping[str, Any]) -> PostgresAddress:
-    return PostgresAddress.from_wire(wire)
-
-
-def _replica(wire: Mapping[str, Any]) -> PostgresAddress | None:
-    return _address(wire["replica"]) if wire.get("replica") else None

@@ -14,9 +14,11 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dims.errors import RefusedError, ServiceError
+from dims.errors import ServiceError
 from dims.ipc.links.membership import Membership
+from dims.ipc.wire.sentences import Vocabulary
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.fleet import Leave, Will
 from dims.storage.embedded import child
 from dims.storage.embedded.embedded_server import ANSWER_WITHIN_S, EmbeddedServer
 from dims.storage.embedded.probe import Health
@@ -30,6 +32,7 @@ SILENT_LIMIT = 3
 STOP_WITHIN_S = 7.0
 """Less than a service's drain_timeout_s: what is not written by then is recovered at the start."""
 LAST_WORDS_S = 2.0
+ORDERS = Vocabulary(Leave)
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +75,12 @@ class Service:
         if self._fleet is None:
             return
         fleet = self._fleet
-        self._bond = Membership(fleet.socket, fleet.unit, fleet.incarnation, self._heed)
+        self._bond = Membership(
+            fleet.socket, fleet.unit, fleet.incarnation, on_order=self._heed, orders=ORDERS
+        )
         self._joining = asyncio.create_task(self._bond.join(), name="join the fleet")
 
-    def _heed(self, kind: str, _body: object) -> None:
-        if kind != "leave":
-            raise RefusedError(f"{self._name} does not know {kind!r}")
+    def _heed(self, _leave: Leave) -> None:
         self._leave.set()
 
     async def _part(self) -> None:
@@ -154,4 +157,4 @@ class Service:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await asyncio.shield(self._joining)
-                self._bond.last_will(failure, reason)
+                self._bond.last_will(Will(failure, reason))

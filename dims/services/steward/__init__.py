@@ -6,7 +6,6 @@ connections the server allows.
 
 | module | its noun |
 |---|---|
-| `terms` | what the brain tells it |
 | `upgrade` | the revision of the database, brought up to date |
 | `roles` | the login roles of bots: made, given passwords, removed |
 | `steward` | the process: prepares, watches, answers |

@@ -13,6 +13,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dims.addresses import PostgresAddress
 from dims.errors import (
     DimsError,
     NotRunningError,
+    ProtocolError,
     RefusedError,
     ServiceError,
     StateError,
@@ -29,14 +31,17 @@ from dims.errors import (
     UsageError,
 )
 from dims.ipc.links.membership import Membership
+from dims.ipc.wire.sentences import Vocabulary, read, written
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.fleet import Beat, Leave, Will
+from dims.ipc.words.services import DatabaseMoved, DatabaseServer, StewardReady, StewardTerms
 from dims.services.steward.preparation import prepare
 from dims.services.steward.roles import Roles
-from dims.services.steward.terms import StewardTerms, read_terms
 from dims.services.steward.upgrade import make_room_for_audit
 from dims.storage.admin.sealed_roles import SealedRoles
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import is_passing, translate
+from dims.storage.names import Shape
 from dims.system import sealed as seal
 
 READY_WITHIN_S = 50.0
@@ -64,6 +69,8 @@ _FAILURES = (
 )
 """What a database that is away, or does not want, can raise."""
 
+ORDERS = Vocabulary(Leave, DatabaseMoved)
+
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +78,9 @@ class Steward:
     """Runs until it is told to leave, or cannot prepare the database."""
 
     def __init__(self, socket: str, unit: str, incarnation: int) -> None:
-        self._bond = Membership(socket, unit, incarnation, self._heed, self._answer)
+        self._bond = Membership(
+            socket, unit, incarnation, on_order=self._heed, orders=ORDERS, on_request=self._answer
+        )
         self._leave = asyncio.Event()
         self._address: asyncio.Future[PostgresAddress] = asyncio.get_running_loop().create_future()
         self._connection: asyncpg.Connection | None = None
@@ -79,7 +88,7 @@ class Steward:
         """One at a time: a connection answers one question after the other."""
         self._terms: StewardTerms | None = None
         self._roles: Roles | None = None
-        self._server: Mapping[str, Any] | None = None
+        self._server: DatabaseServer | None = None
         """What the brain was told of the server when it was told that we are ready."""
         self._trouble = ""
         self._tended_s = -HOUR_S
@@ -96,7 +105,7 @@ class Steward:
             if serves.done():
                 serves.result()
         except DimsError as error:
-            self._bond.last_will(FailureClass.CRASH, _with_mend(error))
+            self._bond.last_will(Will(FailureClass.CRASH, _with_mend(error)))
             raise
         finally:
             for task in (leaves, serves):
@@ -107,13 +116,12 @@ class Steward:
 
     # What the brain says and asks
 
-    def _heed(self, kind: str, body: Mapping[str, Any]) -> None:
-        if kind == "leave":
-            self._leave.set()
-        elif kind == "database":
-            self._learn(PostgresAddress.from_wire(body["address"]))
-        else:
-            raise RefusedError(f"the steward does not know {kind!r}")
+    def _heed(self, order: Leave | DatabaseMoved) -> None:
+        match order:
+            case Leave():
+                self._leave.set()
+            case DatabaseMoved(address):
+                self._learn(address)
 
     def _learn(self, address: PostgresAddress) -> None:
         if self._address.done():
@@ -151,18 +159,16 @@ class Steward:
         """Says again that we are ready, and so what bots log in with: also to a later brain."""
         if self._server is not None:
             handed = roles.handed()
-            self._bond.ready(
-                {"server": self._server, "roles": handed.roles, "refused": handed.refused}
-            )
+            self._bond.ready(StewardReady(self._server, handed.roles, handed.refused))
 
     # What it does
 
     async def _serve(self) -> None:
-        self._terms = terms = read_terms(await self._bond.join())
+        self._terms = terms = read(StewardTerms, await self._bond.join())
         if terms.address is not None:
             self._learn(terms.address)
         sealed = SealedRoles.load(terms.roles_file)
-        self._roles = Roles(sealed, terms.shape, terms.bots)
+        self._roles = Roles(sealed, _shape(terms), terms.bots)
         began_s = time.monotonic()
         await self._prepare(terms, self._roles, began_s)
         while True:
@@ -225,11 +231,11 @@ class Steward:
             # Who is ready must be heard of every few seconds, and a migration may take hours: a
             # later one is for the next start of this process, which has all the time.
             migrates = terms.migrates and self._server is None
-            revision = await prepare(connection, address, terms.shape, roles, migrates=migrates)
+            revision = await prepare(connection, address, _shape(terms), roles, migrates=migrates)
             server = await _server(connection)
         _keep(terms.server_file, server)
         self._trouble = ""
-        self._server = {**server, "revision": revision}
+        self._server = replace(server, revision=revision)
         self._hand_over(roles)
 
     def _go_on_without(self, terms: StewardTerms, roles: Roles, reason: str) -> bool:
@@ -282,7 +288,7 @@ class Steward:
         if time.monotonic() - self._tended_s < HOUR_S or self._connection is None:
             return
         async with self._using:
-            await make_room_for_audit(self._connection, terms.shape)
+            await make_room_for_audit(self._connection, _shape(terms))
             self._tended_s = time.monotonic()
             old = roles.older_than(terms.rotate_days) if terms.rotate_days else []
             if old:
@@ -313,10 +319,10 @@ class Steward:
                 await connection.close(timeout=1.0)
 
     def _beat(self, trouble: str) -> None:
-        self._bond.heartbeat({"trouble": trouble})
+        self._bond.heartbeat(Beat(trouble))
 
 
-async def _server(connection: asyncpg.Connection) -> dict[str, Any]:
+async def _server(connection: asyncpg.Connection) -> DatabaseServer:
     """The server's version, and how many connections it has for whom."""
     row = await connection.fetchrow(
         "SELECT current_setting('server_version') AS version, "
@@ -324,7 +330,7 @@ async def _server(connection: asyncpg.Connection) -> dict[str, Any]:
         "current_setting('superuser_reserved_connections')::int "
         "+ coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved"
     )
-    return dict(row)
+    return DatabaseServer(**dict(row))
 
 
 def _away() -> NotRunningError:
@@ -340,8 +346,8 @@ def _with_mend(error: DimsError) -> str:
     return f"{error} ({error.hint})" if error.hint else str(error)
 
 
-def _keep(path: Path, server: Mapping[str, Any]) -> None:
-    text = json.dumps(server)
+def _keep(path: Path, server: DatabaseServer) -> None:
+    text = json.dumps(written(server))
     try:
         # A full disk is no reason to leave as long as there is nothing to write.
         if not path.exists() or path.read_text(encoding="utf-8").strip() != text:
@@ -351,14 +357,13 @@ def _keep(path: Path, server: Mapping[str, Any]) -> None:
         raise StateError(f"cannot write {path}: {why}", hint=seal.WRITE_HINT) from error
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
+def _kept(path: Path) -> DatabaseServer | None:
     """What was kept; None where nothing of use is: then the database has to be asked."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "version": str(found["version"]),
-            "max_connections": int(found["max_connections"]),
-            "reserved": int(found["reserved"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        return read(DatabaseServer, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ProtocolError):
         return None
+
+
+def _shape(terms: StewardTerms) -> Shape:
+    return Shape(terms.partitions, terms.prefix)

@@ -14,9 +14,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from setproctitle import setproctitle
 
@@ -24,14 +22,16 @@ from dims.config import load_config
 from dims.errors import AlreadyRunningError, DimsError
 from dims.ipc.links.request_server import RequestServer
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.ipc.words.keeping import KeeperWelcome
 from dims.layout import Layout
 from dims.logs import log_service
-from dims.supervisor.brain.keeper_link import receive_welcome
-from dims.supervisor.brain.operators import Operators
+from dims.supervisor.brain.bonds.keeper_link import receive_welcome
+from dims.supervisor.brain.requests.operators import Operators
+from dims.supervisor.brain.requests.telling import Teller
 from dims.supervisor.brain.store import Store
 from dims.supervisor.brain.supervisor import ProcessSupervisor
-from dims.supervisor.brain.telling import Teller
 from dims.supervisor.keeper.__main__ import BOT_FD, CONTROL_FD, LINK_FD
+from dims.system.clock import SYSTEM
 from dims.system.locks import FileLock
 from dims.system.prctl import forbid_dumps
 
@@ -41,19 +41,19 @@ _log = logging.getLogger(__name__)
 async def _serve(
     supervisor: ProcessSupervisor,
     link: socket.socket,
-    welcome: Mapping[str, Any],
+    welcome: KeeperWelcome,
     early: list[Envelope],
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.shut_down)
-    operators = Operators(supervisor, Teller(supervisor, welcome["environment"]))
+    operators = Operators(supervisor, Teller(supervisor, welcome.environment))
     control = RequestServer(
         socket.socket(fileno=CONTROL_FD), operators.handle, name=Address("brain")
     )
-    supervisor.on_control = operators.of_bot
-    await supervisor.keeper.open(link)
-    wish = welcome["wish"] or {}
+    supervisor.hearing.on_control = operators.of_bot
+    await supervisor.meet_keeper(link)
+    wish = welcome.wish or {}
     supervisor.begin(only_to_stop=bool(wish.get("stop")))
     if wish and not supervisor.is_stopping:
         try:
@@ -61,17 +61,16 @@ async def _serve(
         except DimsError as error:
             # What is wanted was checked before anything started; the fleet goes on without.
             _log.error("not started: %s", error)
-    supervisor.keeper.catch_up(welcome, early)
-    await supervisor.links.open(socket.socket(fileno=BOT_FD))
+    await supervisor.meet_processes(socket.socket(fileno=BOT_FD), welcome, early)
     await control.start()
     supervisor.keeper.up()
     try:
         await supervisor.stopped.wait()
-        for lease in supervisor.layout.leases.glob("*"):
+        for lease in supervisor.roster.layout.leases.glob("*"):
             _remove_stale(lease)
-        supervisor.layout.remove_worker_sockets()
+        supervisor.roster.layout.remove_worker_sockets()
         if not supervisor.keeper.finished():
-            _clean_up_for_keeper(supervisor.layout)
+            _clean_up_for_keeper(supervisor.roster.layout)
     finally:
         supervisor.close()
         await control.close()
@@ -100,10 +99,10 @@ def _remove_stale(path: Path) -> None:
 async def _run(layout: Layout, config_path: Path) -> None:
     link = socket.socket(fileno=LINK_FD)
     welcome, early = receive_welcome(link)
-    config = load_config(config_path, welcome["environment"])
+    config = load_config(config_path, welcome.environment)
     store = Store(layout.database)
     try:
-        await _serve(ProcessSupervisor(config, layout, store), link, welcome, early)
+        await _serve(ProcessSupervisor(config, layout, store, SYSTEM), link, welcome, early)
     finally:
         store.close()
 

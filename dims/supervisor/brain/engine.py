@@ -10,17 +10,15 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Protocol
 
 from dims.supervisor.brain.store import Store
-from dims.supervisor.core import pacing as fleet
+from dims.supervisor.core import pacing
 from dims.supervisor.core.facts import Fact, Granted, Incarnation, Rang, Suspended, UnitId
-from dims.supervisor.core.lifecycle import Decision, adopt, decide, restore
+from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import (
     Arm,
-    Desired,
     DropSession,
     Keep,
     Order,
@@ -33,6 +31,7 @@ from dims.supervisor.core.orders import (
 )
 from dims.supervisor.core.pacing import FleetRecord, LetStart, Pace, WakeAfter, Wish
 from dims.supervisor.core.states import SERVING, UnitRecord
+from dims.system.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -63,17 +62,8 @@ class Actions(Protocol):
         """A unit is in a new state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The time, monotonic and UTC in seconds, and chance: uniform in [0, 1)."""
-
-    monotonic: Callable[[], float]
-    utc: Callable[[], float]
-    draw: Callable[[], float]
-
-
 class Engine:
-    """Owns the records of all units and of the fleet."""
+    """Owns the records of all units and of the pacing."""
 
     def __init__(self, store: Store, actions: Actions, clock: Clock, pace: Pace) -> None:
         self._store = store
@@ -81,7 +71,6 @@ class Engine:
         self._clock = clock
         self._records: dict[UnitId, UnitRecord] = {}
         self._services: set[UnitId] = set()
-        self._up: set[UnitId] = set()
         self._fleet = FleetRecord(pace)
         self._facts: deque[tuple[UnitId, Fact]] = deque()
         self._timers: list[tuple[float, int, UnitId, Rang | None]] = []
@@ -106,29 +95,17 @@ class Engine:
             self._services.add(record.unit)
         self._tick_s = min(self._tick_s, record.policy.stuck_after_s / 4)
 
-    def restore(self, unit: UnitId, desired: Desired, retry_after_s: float | None) -> None:
-        """Brings a stopped unit to what a former brain was asked for."""
-        now_s = self._clock.monotonic()
-        self._begin(restore(self._records[unit], desired, retry_after_s, now_s))
-
-    def adopt(self, unit: UnitId, pid: int) -> None:
-        """Takes over the process that a former brain started for this unit."""
-        self._begin(adopt(self._records[unit], pid, self._clock.monotonic()))
-
-    def _begin(self, decision: Decision) -> None:
-        record, orders = decision
-        self._records[record.unit] = record
-        for order in orders:
-            self._perform(order)
-        self._settle()
-
     def post(self, unit: UnitId, fact: Fact) -> None:
         """Something happened to `unit`; decided at once, or after what is being decided now."""
         self.post_all((unit,), fact)
 
     def post_all(self, units: Iterable[UnitId], fact: Fact) -> None:
         """The same happened to many units: one turn, and so one commit, for all of them."""
-        self._facts.extend((unit, fact) for unit in units)
+        self.post_each((unit, fact) for unit in units)
+
+    def post_each(self, facts: Iterable[tuple[UnitId, Fact]]) -> None:
+        """This happened, in one turn."""
+        self._facts.extend(facts)
         if not self._deciding:
             self._notice_gap()
             self._drain()
@@ -153,20 +130,9 @@ class Engine:
             if handle is not None:
                 handle.cancel()
 
-    def service_ready(self, unit: UnitId, *, up: bool) -> None:
-        """A service can (no longer) be used by those who need it."""
-        now_s = self._clock.monotonic()
-        if up:
-            self._up.add(unit)
-            self._fleet, orders = fleet.service_up(self._fleet, unit, now_s)
-        else:
-            self._up.discard(unit)
-            self._fleet, orders = fleet.service_down(self._fleet, unit)
-        self._perform_fleet(orders)
-
     def is_up(self, unit: UnitId) -> bool:
         """Whether a service can be used."""
-        return unit in self._up
+        return unit in self._fleet.up
 
     def _decide(self, unit: UnitId, fact: Fact) -> None:
         record = self._records.get(unit)
@@ -179,10 +145,15 @@ class Engine:
             _log.exception("no decision for %s on %r", unit, fact)
             return
         self._records[unit] = changed
-        if unit in self._services and record.state in SERVING and changed.state not in SERVING:
-            self.service_ready(unit, up=False)
+        was_up, is_up = record.state in SERVING, changed.state in SERVING
+        if was_up and not is_up and unit in self._services:
+            # Before its orders: nobody who needs it may be let in meanwhile.
+            self._perform_fleet_of(pacing.service_down(self._fleet, unit))
         for order in orders:
             self._perform(order)
+        if is_up and not was_up and unit in self._services:
+            now_s = self._clock.monotonic()
+            self._perform_fleet_of(pacing.service_up(self._fleet, unit, now_s))
         if changed.state is not record.state:
             self._actions.entered(changed)
 
@@ -198,17 +169,23 @@ class Engine:
                 self._ring_after(order.delay_s, order.unit, Rang(order.timer, order.number))
             case RequestStart():
                 self._perform_fleet_of(
-                    fleet.wish(self._fleet, self._actions.wish(order.unit), now_s)
+                    pacing.wish(self._fleet, self._actions.wish(order.unit), now_s)
                 )
             case WithdrawStart():
-                self._perform_fleet_of(fleet.withdraw(self._fleet, order.unit, now_s))
+                self._perform_fleet_of(pacing.withdraw(self._fleet, order.unit, now_s))
             case Keep():
                 self._keep(order)
             case DropSession():
                 self._actions.drop_session(order.unit)
             case Tell():
                 self._store.tell(order, self._clock.utc())
-                _log.info("%s is %s: %s", order.unit, order.state, order.reason)
+                _log.info(
+                    "%s is %s: %s",
+                    order.unit,
+                    order.state,
+                    order.reason,
+                    extra={"cause": order.cause.value},
+                )
 
     def _keep(self, order: Keep) -> None:
         retry_at = None
@@ -220,11 +197,11 @@ class Engine:
             # The stop is not meant for next time; what Telegram announced meanwhile is.
             self._store.keep_wait(order.unit, retry_at)
 
-    def _perform_fleet_of(self, decision: fleet.FleetDecision) -> None:
+    def _perform_fleet_of(self, decision: pacing.FleetDecision) -> None:
         self._fleet, orders = decision
         self._perform_fleet(orders)
 
-    def _perform_fleet(self, orders: tuple[fleet.FleetOrder, ...]) -> None:
+    def _perform_fleet(self, orders: tuple[pacing.FleetOrder, ...]) -> None:
         for order in orders:
             match order:
                 case LetStart():
@@ -279,6 +256,6 @@ class Engine:
             if rang is not None:
                 self._facts.append((unit, rang))
             else:
-                self._perform_fleet_of(fleet.wake(self._fleet, now_s))
+                self._perform_fleet_of(pacing.wake(self._fleet, now_s))
         self._drain()
         self._settle()

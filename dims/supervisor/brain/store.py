@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dims.errors import StateError
+from dims.ipc.words.states import Desired
 from dims.layout import PRIVATE_FILE
 from dims.supervisor.core.facts import Incarnation, UnitId
-from dims.supervisor.core.orders import Desired, Tell
+from dims.supervisor.core.orders import Tell
 
 _log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import NewType
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired
 
 UnitId = NewType("UnitId", str)
 """Name of a unit: `echo` for a bot, `zygote`, `sandbox` for the others (`/` never occurs)."""
@@ -57,6 +58,18 @@ class AskedRestart(Asked):
     """… for a new incarnation."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A new brain found this unit: what was wanted of it, how much is left of a wait that Telegram
+    announced, and the process of `incarnation` if it still runs; `goes_on` if it may run on."""
+
+    desired: Desired
+    incarnation: Incarnation
+    retry_after_s: float = 0.0
+    pid: int | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,7 @@ Fact = (
     AskedStart
     | AskedStop
     | AskedRestart
+    | Found
     | Granted
     | Spawned
     | SpawnFailed

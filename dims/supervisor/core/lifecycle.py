@@ -9,9 +9,8 @@ place that orders a `Spawn` looks at it. So nobody can start too early.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core import backoff
 from dims.supervisor.core.facts import (
     AskedRestart,
@@ -20,6 +19,7 @@ from dims.supervisor.core.facts import (
     Exited,
     Fact,
     FileChanged,
+    Found,
     Granted,
     Heartbeat,
     Incarnation,
@@ -31,16 +31,8 @@ from dims.supervisor.core.facts import (
     Suspended,
     Timer,
 )
-from dims.supervisor.core.orders import (
-    Desired,
-    DropSession,
-    Order,
-    RequestStart,
-    Spawn,
-    Stop,
-    WithdrawStart,
-)
-from dims.supervisor.core.states import RUNNING, Leaving, State, UnitRecord
+from dims.supervisor.core.orders import DropSession, Order, RequestStart, Spawn, Stop, WithdrawStart
+from dims.supervisor.core.states import RUNNING, Cause, Leaving, UnitRecord
 from dims.supervisor.core.step import Step
 
 LONGEST_WAIT_S = 7 * 86_400.0
@@ -73,38 +65,14 @@ def decide(record: UnitRecord, fact: Fact, now_s: float, draw: float) -> Decisio
             life.asked_stop(fact.reason)
         case AskedRestart():
             life.asked_restart(fact.reason)
+        case Found():
+            life.found(fact)
         case Granted():
             life.granted()
         case FileChanged():
             life.file_changed()
         case Suspended():
             life.suspended(fact.gap_s)
-    return life.record, tuple(life.orders)
-
-
-def restore(
-    record: UnitRecord, desired: Desired, retry_after_s: float | None, now_s: float
-) -> Decision:
-    """The record of a stopped unit as a new brain finds it, and its first orders.
-
-    A wait that Telegram announced goes on where it was, `retry_after_s` seconds from now.
-    """
-    wait_s = _bounded_s(retry_after_s or 0.0)
-    not_before_s = now_s + wait_s if wait_s else None
-    record = replace(record, desired=desired, since_s=now_s, not_before_s=not_before_s)
-    life = _Life(record, now_s, 0.0)
-    if desired is Desired.RUNNING:
-        life.request("supervisor started")
-    return life.record, tuple(life.orders)
-
-
-def adopt(record: UnitRecord, pid: int, now_s: float) -> Decision:
-    """The record of a unit whose process a former brain has started: it goes on, and has the time
-    of a start to join this brain and say that it is ready."""
-    record = replace(record, desired=Desired.RUNNING, alive=True, pid=pid, spawned_s=now_s)
-    life = _Life(record, now_s, 0.0)
-    life.enter(State.STARTING, "the brain was restarted, its process goes on")
-    life.arm(Timer.START, record.policy.start_timeout_s)
     return life.record, tuple(life.orders)
 
 
@@ -118,6 +86,35 @@ class _Life(Step):
 
     __slots__ = ()
 
+    # What a new brain finds
+
+    def found(self, fact: Found) -> None:
+        if self.record.state is not State.STOPPED:
+            return
+        wait_s = _bounded_s(fact.retry_after_s)
+        self.note(
+            desired=fact.desired,
+            incarnation=fact.incarnation,
+            since_s=self.now_s,
+            not_before_s=self.now_s + wait_s if wait_s else None,
+        )
+        runs = fact.desired is Desired.RUNNING
+        if fact.pid is None:
+            if runs:
+                self.request(Cause.ASKED_TO_START, "supervisor started")
+            return
+        self.note(alive=True, pid=fact.pid, spawned_s=self.now_s)
+        if runs and fact.goes_on:
+            # It has the time of a start to join this brain and say that it is ready.
+            self.enter(Cause.GOES_ON, "the brain was restarted, its process goes on")
+            self.arm(Timer.START, self.record.policy.start_timeout_s)
+        else:
+            # Drained before a new one follows, which waits out what this one was told to.
+            self.note(again=runs)
+            word = "restart" if runs else "stop"
+            self._leave(Cause.MUST_LEAVE, Leaving.TERMED, f"{word}: the brain was restarted")
+            self.signal(Stop.TERM)
+
     # What the operator asks
 
     def asked_start(self, who: str) -> None:
@@ -127,7 +124,7 @@ class _Life(Step):
             self.note(again=True, reason=f"start: {who}")
         elif self.record.state not in RUNNING:
             self._forgive()
-            self.request(f"start: {who}")
+            self.request(Cause.ASKED_TO_START, f"start: {who}")
 
     def asked_stop(self, who: str) -> None:
         self._desire(Desired.STOPPED)
@@ -139,7 +136,7 @@ class _Life(Step):
         elif self.record.state is not State.STOPPED:
             self.disarm(Timer.RETRY)
             self.note(retry_at_s=None)
-            self.enter(State.STOPPED, reason)
+            self.enter(Cause.ASKED_TO_STOP, reason)
 
     def asked_restart(self, who: str) -> None:
         if self.record.alive and self.record.state is not State.DRAINING:
@@ -159,13 +156,12 @@ class _Life(Step):
 
     # How it starts
 
-    def request(self, reason: str) -> None:
+    def request(self, cause: Cause, reason: str) -> None:
         """Asks the fleet for leave to start; while an announced wait lasts, waits for it."""
         left_s = self.announced_left_s()
         if left_s > 0:
-            self.enter(
-                State.WAITING, f"{reason}; Telegram said wait {left_s:.0f} s", FailureClass.WAIT
-            )
+            waits = f"{reason}; Telegram said wait {left_s:.0f} s"
+            self.enter(Cause.WAIT_LASTS, waits, FailureClass.WAIT)
             self.retry_after(left_s)
             return
         if self.record.not_before_s is not None:
@@ -173,7 +169,7 @@ class _Life(Step):
             self.keep()
         self.disarm(Timer.RETRY)
         self.note(retry_at_s=None)
-        self.enter(State.STARTING, reason)
+        self.enter(cause, reason)
         self.orders.append(RequestStart(self.record.unit))
 
     def granted(self) -> None:
@@ -182,7 +178,8 @@ class _Life(Step):
             self.orders.append(WithdrawStart(self.record.unit))
         elif not self.record.alive:
             if self.announced_left_s() > 0:
-                self.request(self.record.reason)
+                # It was announced since the leave was asked for: the request only finds that out.
+                self.request(Cause.STARTS_AGAIN, self.record.reason)
             else:
                 self._spawn()
 
@@ -234,7 +231,7 @@ class _Life(Step):
 
     def _ready(self) -> None:
         if self.record.state is State.STARTING:
-            self.enter(State.READY, "may serve")
+            self.enter(Cause.MAY_SERVE, "may serve")
             self.note(ready_s=self.now_s, last_beat_s=self.now_s)
             self.disarm(Timer.START)
             self.arm(Timer.STUCK, self.record.policy.stuck_after_s)
@@ -243,9 +240,9 @@ class _Life(Step):
     def _beat(self, trouble: str) -> None:
         state = self.record.state
         if state is State.READY and trouble:
-            self.enter(State.DEGRADED, trouble)
+            self.enter(Cause.SERVES_BADLY, trouble)
         elif state is State.DEGRADED and not trouble:
-            self.enter(State.READY, "serves well again")
+            self.enter(Cause.SERVES_WELL, "serves well again")
         elif trouble and state in (State.DEGRADED, State.STARTING):
             self.note(reason=trouble)
         self.note(last_beat_s=self.now_s)
@@ -260,7 +257,7 @@ class _Life(Step):
             self.note(will=will)
         if self.record.state is not State.DRAINING:
             # It said that it leaves; the deadline holds it to its word.
-            self._leave(Leaving.TERMED, will.reason, will.failure)
+            self._leave(Cause.LEAVES, Leaving.TERMED, will.reason, will.failure)
 
     def _announced(self, wait_s: float) -> None:
         if wait_s > 0:
@@ -277,7 +274,7 @@ class _Life(Step):
                 dumped = self.record.leaving is Leaving.DUMPED
                 self._push(Leaving.TERMED if dumped else Leaving.KILLED)
             case Timer.RETRY:
-                self.request("the wait is over")
+                self.request(Cause.DELAY_PASSED, "the wait is over")
             case Timer.STABLE:
                 # Neither the intensity window nor a burnt key is forgiven by one quiet minute.
                 self.disarm(timer)
@@ -317,18 +314,20 @@ class _Life(Step):
 
     def _drain(self, reason: str) -> None:
         """Asks the process to leave, as somebody asked."""
-        self._leave(Leaving.TERMED, reason)
+        self._leave(Cause.LEAVES, Leaving.TERMED, reason)
         self.signal(Stop.TERM)
 
     def _verdict(self, reason: str) -> None:
         """Makes a process leave that does not answer: its stacks first, then TERM, then KILL."""
         self.note(will=LastWill(self.record.incarnation, FailureClass.STUCK, reason))
-        self._leave(Leaving.DUMPED, reason, FailureClass.STUCK)
+        self._leave(Cause.LEAVES, Leaving.DUMPED, reason, FailureClass.STUCK)
         self.signal(Stop.DUMP)
 
-    def _leave(self, leaving: Leaving, reason: str, failure: FailureClass | None = None) -> None:
+    def _leave(
+        self, cause: Cause, leaving: Leaving, reason: str, failure: FailureClass | None = None
+    ) -> None:
         self.disarm(Timer.START, Timer.STUCK, Timer.STABLE)
-        self.enter(State.DRAINING, reason, failure)
+        self.enter(cause, reason, failure)
         self.note(leaving=leaving)
         self.arm(Timer.DRAIN, self._drain_limit_s())
 
@@ -358,9 +357,9 @@ class _Life(Step):
         if will.failure is FailureClass.FENCED:
             self.orders.append(DropSession(self.record.unit))
         if self.record.desired is Desired.STOPPED:
-            self.enter(State.STOPPED, self.record.reason)
+            self.enter(Cause.LEFT, self.record.reason)
         elif again:
-            self.request(self.record.reason)
+            self.request(Cause.STARTS_AGAIN, self.record.reason)
         else:
             self._fail(will, will.reason if will.reason == how else f"{will.reason} ({how})")
 
@@ -385,7 +384,7 @@ class _Life(Step):
         if self.record.file_changed:
             self._start_again("its file changed", FailureClass.NEEDS_OPERATOR)
         else:
-            self.enter(State.FAILED, reason, FailureClass.NEEDS_OPERATOR)
+            self.enter(Cause.GIVEN_UP, reason, FailureClass.NEEDS_OPERATOR)
 
     def _wait(self, reason: str) -> None:
         """Telegram said how long: no failure, and kept over a restart of the brain."""
@@ -394,7 +393,7 @@ class _Life(Step):
             backoff_s = backoff.delay_s(policy, self.record.failures, self.draw)
             delay_s = max(delay_s, backoff_s)
         delay_s, count = self._paced(delay_s, policy.slow_retry_s)
-        self.enter(State.WAITING, f"{reason}; {count}", FailureClass.WAIT)
+        self.enter(Cause.TOLD_TO_WAIT, f"{reason}; {count}", FailureClass.WAIT)
         self.retry_after(delay_s)
 
     def _fenced(self, reason: str) -> None:
@@ -403,7 +402,7 @@ class _Life(Step):
         self.note(fenced_s=self.now_s)
         if before_s is not None and self.now_s - before_s < FENCE_MEMORY_S:
             mend = "again, with a new key: stop whoever else runs this bot, then start it"
-            self.enter(State.FAILED, f"{reason}; {mend}", FailureClass.FENCED)
+            self.enter(Cause.GIVEN_UP, f"{reason}; {mend}", FailureClass.FENCED)
         else:
             slowest_s = self.record.policy.restart.slow_retry_s
             self._back_off(f"{reason}; a new key will be made", FailureClass.FENCED, slowest_s)
@@ -412,17 +411,17 @@ class _Life(Step):
         policy, failures = self.record.policy.restart, self.record.failures + 1
         self.note(failures=failures)
         delay_s, count = self._paced(backoff.delay_s(policy, failures, self.draw), slowest_s)
-        self.enter(State.BACKING_OFF, f"{reason}; {count}", failure)
+        self.enter(Cause.FAILED_FOR_NOW, f"{reason}; {count}", failure)
         self.retry_after(delay_s)
 
     def _start_again(self, reason: str, failure: FailureClass) -> None:
         """At once, unless that happens too often."""
         delay_s, count = self._paced(0.0, self.record.policy.restart.slow_retry_s)
         if delay_s > 0:
-            self.enter(State.BACKING_OFF, f"{reason}; {count}", failure)
+            self.enter(Cause.TOO_OFTEN, f"{reason}; {count}", failure)
             self.retry_after(delay_s)
         else:
-            self.request(reason)
+            self.request(Cause.STARTS_AGAIN, reason)
 
     def _paced(self, delay_s: float, slowest_s: float) -> tuple[float, str]:
         """Counts one more restart; `delay_s`, or longer if there are too many within the window.

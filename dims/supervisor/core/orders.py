@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import Incarnation, Timer, TimerNumber, UnitId
-
-
-class Desired(StrEnum):
-    """What the operator wants of a unit."""
-
-    RUNNING = "running"
-    STOPPED = "stopped"
+from dims.supervisor.core.states import Cause
 
 
 class Stop(StrEnum):
@@ -88,7 +83,8 @@ class Tell:
 
     unit: UnitId
     incarnation: Incarnation
-    state: str
+    state: State
+    cause: Cause
     reason: str
     failure: FailureClass | None = None
 

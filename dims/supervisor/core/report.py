@@ -10,8 +10,8 @@ from typing import Any
 
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.operator import Readings
-from dims.supervisor.core.orders import Desired
-from dims.supervisor.core.states import RUNNING, SERVING, State, UnitRecord
+from dims.ipc.words.states import Desired, State
+from dims.supervisor.core.states import RUNNING, SERVING, UnitRecord
 
 NEXT_STEPS: Mapping[FailureClass, str] = {
     FailureClass.NETWORK: "it starts again by itself when the network answers",

@@ -1,6 +1,6 @@
 """What a unit can be: its states, the table of transitions, its record. Pure values.
 
-Knows every state and every permitted change of state; refuses to decide between them.
+Knows every state, and which follows from which cause; refuses to know when a cause is given.
 """
 
 from __future__ import annotations
@@ -10,73 +10,91 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import Incarnation, LastWill, Timer, TimerNumber, UnitId
-from dims.supervisor.core.orders import Desired
 
 
-class State(StrEnum):
-    """Where a unit is in its life; design words."""
+class Cause(StrEnum):
+    """Why a state changes: what happened, seen from the unit's life."""
 
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    DEGRADED = "degraded"
-    DRAINING = "draining"
-    BACKING_OFF = "backing_off"
-    WAITING = "waiting"
-    FAILED = "failed"
+    ASKED_TO_START = "asked to start"
+    WAIT_LASTS = "a start is wanted, but an announced wait lasts"
+    DELAY_PASSED = "the delay passed"
+    STARTS_AGAIN = "starts again at once"
+    GOES_ON = "a former brain's process goes on"
+    MUST_LEAVE = "a former brain's process must leave"
+    MAY_SERVE = "may serve"
+    SERVES_BADLY = "serves badly"
+    SERVES_WELL = "serves well again"
+    LEAVES = "asked to leave, leaving by itself, too late, or stuck"
+    ASKED_TO_STOP = "asked to stop"
+    LEFT = "left, as asked"
+    FAILED_FOR_NOW = "crashed, or could not be spawned"
+    TOO_OFTEN = "starts too often"
+    TOLD_TO_WAIT = "Telegram announced a wait"
+    GIVEN_UP = "needs the operator"
 
 
-TRANSITIONS: Mapping[State, Mapping[State, str]] = {
+TRANSITIONS: Mapping[State, Mapping[Cause, State]] = {
     State.STOPPED: {
-        State.STARTING: "asked to start",
-        State.WAITING: "asked to start while an announced wait lasts",
+        Cause.ASKED_TO_START: State.STARTING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.GOES_ON: State.STARTING,
+        Cause.MUST_LEAVE: State.DRAINING,
     },
     State.STARTING: {
-        State.READY: "may serve",
-        State.DRAINING: "asked to stop or restart, or leaving, or the deadline passed",
-        State.STOPPED: "asked to stop before it was spawned",
-        State.STARTING: "could not be spawned, and may try at once",
-        State.BACKING_OFF: "crashed, or could not be spawned",
-        State.WAITING: "Telegram announced a wait",
-        State.FAILED: "could not be spawned, needs the operator",
+        Cause.MAY_SERVE: State.READY,
+        Cause.LEAVES: State.DRAINING,
+        Cause.ASKED_TO_STOP: State.STOPPED,
+        Cause.STARTS_AGAIN: State.STARTING,
+        Cause.FAILED_FOR_NOW: State.BACKING_OFF,
+        Cause.TOO_OFTEN: State.BACKING_OFF,
+        Cause.TOLD_TO_WAIT: State.WAITING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.GIVEN_UP: State.FAILED,
     },
     State.READY: {
-        State.DEGRADED: "serves badly",
-        State.DRAINING: "asked to stop or restart, or leaving, or stuck",
-        State.BACKING_OFF: "crashed",
+        Cause.SERVES_BADLY: State.DEGRADED,
+        Cause.LEAVES: State.DRAINING,
+        Cause.FAILED_FOR_NOW: State.BACKING_OFF,
     },
     State.DEGRADED: {
-        State.READY: "serves well again",
-        State.DRAINING: "asked to stop or restart, or leaving, or stuck",
-        State.BACKING_OFF: "crashed",
+        Cause.SERVES_WELL: State.READY,
+        Cause.LEAVES: State.DRAINING,
+        Cause.FAILED_FOR_NOW: State.BACKING_OFF,
     },
     State.DRAINING: {
-        State.STOPPED: "left, as asked",
-        State.STARTING: "left, to start again",
-        State.BACKING_OFF: "left after a failure",
-        State.WAITING: "left, because Telegram announced a wait",
-        State.FAILED: "left, needs the operator",
+        Cause.LEFT: State.STOPPED,
+        Cause.STARTS_AGAIN: State.STARTING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.FAILED_FOR_NOW: State.BACKING_OFF,
+        Cause.TOO_OFTEN: State.BACKING_OFF,
+        Cause.TOLD_TO_WAIT: State.WAITING,
+        Cause.GIVEN_UP: State.FAILED,
     },
     State.BACKING_OFF: {
-        State.STARTING: "the delay passed, or asked to start",
-        State.WAITING: "the delay passed, but an announced wait lasts",
-        State.STOPPED: "asked to stop",
+        Cause.DELAY_PASSED: State.STARTING,
+        Cause.ASKED_TO_START: State.STARTING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.ASKED_TO_STOP: State.STOPPED,
     },
     State.WAITING: {
-        State.STARTING: "the wait passed",
-        State.WAITING: "asked to start while the wait lasts",
-        State.STOPPED: "asked to stop",
+        Cause.DELAY_PASSED: State.STARTING,
+        Cause.ASKED_TO_START: State.STARTING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.ASKED_TO_STOP: State.STOPPED,
     },
     State.FAILED: {
-        State.STARTING: "asked to start, or its file changed",
-        State.WAITING: "asked to start while an announced wait lasts",
-        State.BACKING_OFF: "its file changes too often",
-        State.STOPPED: "asked to stop",
+        Cause.ASKED_TO_START: State.STARTING,
+        Cause.STARTS_AGAIN: State.STARTING,
+        Cause.WAIT_LASTS: State.WAITING,
+        Cause.TOO_OFTEN: State.BACKING_OFF,
+        Cause.ASKED_TO_STOP: State.STOPPED,
     },
 }
-"""Every transition there is, with its cause; docs/lifecycle.md draws its figure from this table."""
+"""Every change of state there is. `Step.enter` takes the next state from here and nowhere else;
+docs/lifecycle.md draws its figure from it."""
 
 SERVING = frozenset({State.READY, State.DEGRADED})
 RUNNING = frozenset({State.STARTING, State.READY, State.DEGRADED, State.DRAINING})

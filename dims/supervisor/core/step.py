@@ -10,9 +10,10 @@ from operator import attrgetter
 from typing import Any
 
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import State
 from dims.supervisor.core.facts import Timer, TimerNumber
 from dims.supervisor.core.orders import Arm, Keep, Order, Signal, Stop, Tell, WithdrawStart
-from dims.supervisor.core.states import State, UnitRecord
+from dims.supervisor.core.states import TRANSITIONS, Cause, UnitRecord
 
 _values = attrgetter(*(field.name for field in fields(UnitRecord)))
 
@@ -41,13 +42,17 @@ class Step:
         for name, value in changes.items():
             object.__setattr__(self.record, name, value)
 
-    def enter(self, state: State, reason: str, failure: FailureClass | None = None) -> None:
-        """The unit is in `state` from now on; the fleet and the operator hear of it."""
+    def enter(self, cause: Cause, reason: str, failure: FailureClass | None = None) -> None:
+        """The unit is in the state that follows from `cause`; fleet and operator hear of it.
+
+        Raises KeyError for a cause that cannot be in the present state: a fault of `lifecycle`.
+        """
         record = self.record
+        state = TRANSITIONS[record.state][cause]
         if record.state is State.STARTING:
             self.orders.append(WithdrawStart(record.unit))
         self.note(state=state, since_s=self.now_s, reason=reason, failure=failure)
-        self.orders.append(Tell(record.unit, record.incarnation, state, reason, failure))
+        self.orders.append(Tell(record.unit, record.incarnation, state, cause, reason, failure))
 
     def signal(self, stop: Stop) -> None:
         """A signal to the process of this incarnation."""

@@ -1,11 +1,8 @@
 """The process one starts: holds sockets, starts the brain again, reaps, remembers exits.
 
-It decides nothing else, so that it need never be replaced. It imports no asyncio to stay tiny.
-Talks with the brain over a socket pair in frames of `dims.ipc`:
-
-    brain -> keeper   up {}   spawn {tag, argv, log}   exited_ack {pids}   stopping {}   finished {}
-    keeper -> brain   welcome {environment, exits, wish}   stop {}   spawned {tag, pid, started}
-                      spawn_failed {tag, reason}   exited {pid, started, code, signal}
+What it has to decide about brains is in `dims.supervisor.core.brains`; nothing else, so that it
+need never be replaced. It imports no asyncio to stay tiny.
+Talks with the brain over a socket pair, in the sentences of `dims.ipc.words.keeping`.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,28 @@ from setproctitle import setproctitle
 
 from dims.errors import AlreadyRunningError, ConfigError, DimsError, ProtocolError, StateError
 from dims.ipc.wire.plain import PlainDecoder, PlainMessage, encode_plain
+from dims.ipc.words.failures import Exit, ExitsHeard
+from dims.ipc.words.keeping import (
+    Finished,
+    KeeperWelcome,
+    Spawn,
+    SpawnDone,
+    SpawnRefused,
+    StopFleet,
+    Stopping,
+    Up,
+)
 from dims.layout import PRIVATE_FILE, Layout
-from dims.system.exits import Exit, reap, start_time
+from dims.supervisor.core.brains import (
+    LONGEST_DELAY_S,
+    Brains,
+    EndAll,
+    GiveUp,
+    StartAgain,
+    after_end,
+)
+from dims.supervisor.reaping import reap
+from dims.system.exits import start_time
 from dims.system.locks import FileLock
 from dims.system.prctl import become_subreaper, forbid_dumps
 
@@ -37,9 +55,6 @@ CONTROL_FD, BOT_FD, LINK_FD = 3, 4, 5
 """Descriptors that a brain inherits."""
 HIGH_FD = 64
 """Our own descriptors start here, so that the three numbers above are free in a child."""
-BRAIN_DELAYS_S = (0.0, 0.2, 1.0, 5.0)
-"""Waits before the brain is started again; a brain that lived 30 s starts from the first."""
-BRAIN_STABLE_S = 30.0
 REMEMBERED_EXITS = 10_000
 PERMANENT_CODES = frozenset({ConfigError.exit_code, StateError.exit_code})
 """A brain that never came up and leaves so would leave so again."""
@@ -49,6 +64,9 @@ UNSENT_LIMIT_BYTES = 1_000_000
 LEFTOVERS_S = 2.0
 LAST_RESORT_S = 15.0
 """Time to leave by themselves, for all processes, when no brain can stop them."""
+
+
+Said = KeeperWelcome | StopFleet | SpawnDone | SpawnRefused | Exit
 
 
 class Keeper:
@@ -67,15 +85,13 @@ class Keeper:
         self._decoder = PlainDecoder()
         self._brain_pid = 0
         self._brain_at_s = 0.0
-        self._brain_tries = 0
         self._brain_due_s: float | None = None
         self._finished = False
         self._stopping = False
         self._stop_said = False
         self._stop_due_s: float | None = None
         """When a brain that was told to stop must have answered."""
-        self._was_up = False
-        """Whether any brain of ours ever came up."""
+        self._brains = Brains()
         self._exit_code = 0
         self._unsent = bytearray()
         self._control = self._bots = -1
@@ -149,7 +165,7 @@ class Keeper:
     def _tell_to_stop(self) -> None:
         self._stop_said = True
         self._stop_due_s = time.monotonic() + STOP_ANSWER_S
-        self._say("stop", {})
+        self._say(StopFleet())
 
     def _start_brain(self) -> None:
         self._brain_due_s = None
@@ -159,7 +175,7 @@ class Keeper:
             # No process or memory to be had just now: the bots go on, so do we.
             _log(f"cannot start a brain: {error}")
             self._drop_link()
-            self._brain_due_s = time.monotonic() + BRAIN_DELAYS_S[-1]
+            self._brain_due_s = time.monotonic() + LONGEST_DELAY_S
 
     def _spawn_brain(self) -> None:
         ours, theirs = socket.socketpair()
@@ -177,11 +193,11 @@ class Keeper:
         self._brain_pid = _spawn(argv, self._brain_log, inherited)
         os.close(next(fd for fd, number in inherited.items() if number == LINK_FD))
         self._brain_at_s = time.monotonic()
-        exits = [exit_.to_wire() for exit_ in self._exits.values()]
-        welcome = {"environment": self._environment, "exits": exits, "wish": self._wish}
+        exits = tuple(asdict(exit_) for exit_ in self._exits.values())
+        welcome = KeeperWelcome(self._environment, exits, self._wish)
         # What the operator asked for at the start is asked once: later it is desired state.
         self._wish = None
-        self._say("welcome", welcome)
+        self._say(welcome)
         self._stop_said = False
         if self._stopping:
             self._tell_to_stop()
@@ -191,23 +207,25 @@ class Keeper:
         self._drop_link()
         if self._finished:
             return
-        now_s = time.monotonic()
-        if exit_.code in PERMANENT_CODES and not self._was_up:
-            _log(f"the brain cannot start, exit code {exit_.code}: see {self._layout.log('brain')}")
-            self._exit_code = exit_.code
-            self._finished = True
-            return
-        if self._stopping and self._brain_tries > 1:
-            _log("no brain lives long enough to stop the fleet: ending all processes")
-            _end_all_children(LAST_RESORT_S)
-            self._finished = True
-            return
-        if now_s - self._brain_at_s > BRAIN_STABLE_S:
-            self._brain_tries = 0
-        delay_s = BRAIN_DELAYS_S[min(self._brain_tries, len(BRAIN_DELAYS_S) - 1)]
-        self._brain_tries += 1
-        self._brain_due_s = now_s + delay_s
-        _log(f"the brain ended ({exit_.code=}, {exit_.signal=}); a new one in {delay_s:g} s")
+        now_s, status = time.monotonic(), exit_.status
+        self._brains, answer = after_end(
+            self._brains,
+            now_s - self._brain_at_s,
+            is_permanent=status.code in PERMANENT_CODES,
+            is_stopping=self._stopping,
+        )
+        match answer:
+            case StartAgain(delay_s):
+                self._brain_due_s = now_s + delay_s
+                _log(f"the brain ended ({status}); a new one in {delay_s:g} s")
+            case GiveUp():
+                _log(f"the brain cannot start ({status}): see {self._layout.log('brain')}")
+                self._exit_code = status.code or 0
+                self._finished = True
+            case EndAll():
+                _log("no brain lives long enough to stop the fleet: ending all processes")
+                _end_all_children(LAST_RESORT_S)
+                self._finished = True
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -233,32 +251,33 @@ class Keeper:
     def _heed(self, message: PlainMessage) -> None:
         body = message.body
         match message.kind:
-            case "spawn":
-                self._spawn_for(str(body["tag"]), list(body["argv"]), str(body["log"]))
-            case "exited_ack":
+            case Spawn.kind:
+                self._spawn_for(Spawn(**body))
+            case ExitsHeard.kind:
                 for pid, started in body["exits"]:
                     self._exits.pop((pid, started), None)
-            case "up":
-                self._was_up = True
-            case "stopping":
+            case Up.kind:
+                self._brains = replace(self._brains, was_up=True)
+            case Stopping.kind:
                 self._stop_due_s = None
-            case "finished":
+            case Finished.kind:
                 self._finished = True
             case _:
                 _log(f"the brain asked for an unknown {message.kind!r}")
 
-    def _spawn_for(self, tag: str, argv: list[str], log: str) -> None:
+    def _spawn_for(self, order: Spawn) -> None:
         try:
-            pid = _spawn(argv, log, {})
+            pid = _spawn(list(order.argv), order.log, {})
         except OSError as error:
-            self._say("spawn_failed", {"tag": tag, "reason": str(error)})
+            self._say(SpawnRefused(order.tag, str(error)))
         else:
-            self._say("spawned", {"tag": tag, "pid": pid, "started": start_time(pid)})
+            self._say(SpawnDone(order.tag, pid, start_time(pid)))
 
-    def _say(self, kind: str, body: Mapping[str, Any]) -> None:
+    def _say(self, sentence: Said) -> None:
         if self._link is None:
             return
-        _, frame = encode_plain(kind, body, sender="keeper", to="brain")
+        # Not by msgspec, as elsewhere: this process imports nothing but the standard library.
+        _, frame = encode_plain(sentence.kind, asdict(sentence), sender="keeper", to="brain")
         if len(self._unsent) < UNSENT_LIMIT_BYTES:
             # What is dropped beyond it are exits, which the next brain is told again.
             self._unsent += frame
@@ -289,7 +308,7 @@ class Keeper:
             self._exits[exit_.pid, exit_.started] = exit_
             while len(self._exits) > REMEMBERED_EXITS:
                 self._exits.pop(next(iter(self._exits)))
-            self._say("exited", exit_.to_wire())
+            self._say(exit_)
 
     def _clean_up(self) -> None:
         self._drop_link()

@@ -1,13 +1,7 @@
 """The fork server: has imported what a worker needs, and forks on request. Single-threaded.
 
 Knows nothing of Telegram: what to import and what to run in a child are named on its command line.
-Talks with the brain over the bot socket in frames of `dims.ipc`:
-
-    zygote -> brain   hello {unit, incarnation}   ready {}
-                      forked {unit, incarnation, pid, started}   all_told {}
-                      fork_failed {unit, incarnation, reason}   exited {pid, started, code, signal}
-    brain -> zygote   fork {unit, incarnation, log, directory, socket}   exited_ack {exits}
-                      leave {}
+Talks with the brain over the bot socket, in the sentences of `dims.ipc.words.forks`.
 
 When the brain is gone it keeps what ended, and asks for a brain until one is there.
 """
@@ -25,19 +19,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from dims.errors import ProtocolError
+from dims.errors import DimsError, ProtocolError
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import FrameDecoder, encode
 from dims.ipc.wire.ids import new_id
+from dims.ipc.wire.sentences import Sentence, Vocabulary, written
+from dims.ipc.words.failures import Exit, ExitsHeard
+from dims.ipc.words.fleet import WELCOME, Hello, Leave, MayServe
+from dims.ipc.words.forks import AllTold, Fork, Forked, ForkFailed
+from dims.supervisor.reaping import reap
 from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, log
-from dims.system.exits import Exit, reap, start_time
+from dims.system.exits import start_time
 from dims.system.prctl import forbid_dumps
 
+ORDERS = Vocabulary(Fork, ExitsHeard, Leave)
 HELD_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 SPARE_AFTER_S = 0.05
 """Quiet time before a spare is forked: during a burst of starts it would only be in the way."""
@@ -60,7 +60,7 @@ class Zygote:
         self._incarnation = incarnation
         self._entry = entry
         self._exits: dict[tuple[int, int], Exit] = {}
-        self._workers: dict[int, dict[str, Any]] = {}
+        self._workers: dict[int, Forked] = {}
         self._link: socket.socket | None = None
         self._decoder = FrameDecoder()
         self._alone_since_s = time.monotonic()
@@ -104,7 +104,7 @@ class Zygote:
                 continue
             self._workers.pop(exit_.pid, None)
             self._exits[exit_.pid, exit_.started] = exit_
-            self._say("exited", exit_.to_wire())
+            self._say(exit_)
         if self._link is not None and self._link in ready:
             self._read()
 
@@ -124,14 +124,14 @@ class Zygote:
                 raise _LeaveError from None
             return
         self._link, self._decoder = link, FrameDecoder()
-        self._say("hello", {"unit": self._unit, "incarnation": self._incarnation})
-        self._say("ready", {})
+        self._say(Hello(self._unit, self._incarnation))
+        self._say(MayServe())
         for forked in self._workers.values():
-            self._say("forked", forked)
+            self._say(forked)
         for exit_ in self._exits.values():
-            self._say("exited", exit_.to_wire())
+            self._say(exit_)
         # An order that is answered by none of these was lost with the former link.
-        self._say("all_told", {})
+        self._say(AllTold())
 
     def _read(self) -> None:
         if self._link is None:
@@ -154,30 +154,34 @@ class Zygote:
         self._alone_since_s = time.monotonic()
 
     def _heed(self, message: Envelope) -> None:
-        match message.kind:
-            case "fork":
-                self._fork(message.body)
-            case "exited_ack":
-                for pid, started in message.body["exits"]:
+        if message.kind == WELCOME:
+            return
+        try:
+            order = ORDERS.read(message.kind, message.body, "the zygote")
+        except DimsError as error:
+            log(f"the brain said what is not understood: {error}")
+            return
+        match order:
+            case Fork():
+                self._fork(order)
+            case ExitsHeard(exits):
+                for pid, started in exits:
                     self._exits.pop((pid, started), None)
-            case "leave":
+            case Leave():
                 raise _LeaveError
-            case "welcome":
-                return
-            case _:
-                log(f"the brain asked for an unknown {message.kind!r}")
 
-    def _fork(self, order: Mapping[str, Any]) -> None:
-        about = {"unit": order["unit"], "incarnation": order["incarnation"]}
+    def _fork(self, order: Fork) -> None:
         pid = self._give_to_spare(order)
         if pid is None:
             try:
-                pid = self._forked(lambda: become_worker(order, self._entry))
+                pid = self._forked(lambda: become_worker(written(order), self._entry))
             except OSError as error:
-                self._say("fork_failed", {**about, "reason": f"fork: {error.strerror}"})
+                reason = f"fork: {error.strerror}"
+                self._say(ForkFailed(order.unit, order.incarnation, reason))
                 return
-        self._workers[pid] = {**about, "pid": pid, "started": start_time(pid)}
-        self._say("forked", self._workers[pid])
+        forked = Forked(order.unit, order.incarnation, pid, start_time(pid))
+        self._workers[pid] = forked
+        self._say(forked)
 
     def _forked(self, live: Callable[[], NoReturn]) -> int:
         # A signal to the child before it has its own handlers would run ours, and be lost.
@@ -203,13 +207,13 @@ class Zygote:
         finally:
             theirs.close()
 
-    def _give_to_spare(self, order: Mapping[str, Any]) -> int | None:
+    def _give_to_spare(self, order: Fork) -> int | None:
         """The pid of the spare, which has taken the order; None when there is none alive."""
         if self._spare is None:
             return None
         (pid, orders), self._spare = self._spare, None
         try:
-            orders.sendall(json.dumps(dict(order)).encode("utf-8"))
+            orders.sendall(json.dumps(written(order)).encode("utf-8"))
         except ConnectionError:
             return None
         finally:
@@ -221,14 +225,13 @@ class Zygote:
             self._spare[1].close()
             self._spare = None
 
-    def _say(self, kind: str, body: Mapping[str, Any]) -> None:
+    def _say(self, sentence: Sentence) -> None:
         if self._link is None:
             return
-        sender = Address(f"zygote/{self._incarnation}")
+        sender, to = Address(f"zygote/{self._incarnation}"), Address("brain")
+        said = Envelope(new_id(), sentence.kind, sender, to, body=written(sentence))
         try:
-            self._link.sendall(
-                encode(Envelope(new_id(), kind, sender, Address("brain"), body=body))
-            )
+            self._link.sendall(encode(said))
         except ConnectionError:
             self._drop_link()
 
@@ -241,7 +244,7 @@ def _load(name: str) -> Any:
 def main() -> int:
     """Entry of `python -m dims.supervisor.zygote`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="dims-zygote")
-    parser.add_argument("--socket", required=True)
+    parser.add_argument("--notify", required=True, help="socket of the supervisor")
     parser.add_argument("--unit", required=True)
     parser.add_argument("--incarnation", required=True, type=int)
     parser.add_argument(
@@ -260,7 +263,7 @@ def main() -> int:
     # Everything made so far lives for ever: collections must not touch (and so copy) its pages.
     gc.collect()
     gc.freeze()
-    Zygote(arguments.socket, arguments.unit, arguments.incarnation, entry).run()
+    Zygote(arguments.notify, arguments.unit, arguments.incarnation, entry).run()
     return 0
 
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from world import World, ask, file_changes
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedRestart,
@@ -35,8 +36,8 @@ from dims.supervisor.core.facts import (
     UnitId,
 )
 from dims.supervisor.core.lifecycle import decide, restore
-from dims.supervisor.core.orders import Desired, Tell
-from dims.supervisor.core.states import TRANSITIONS, Policy, State, UnitRecord
+from dims.supervisor.core.orders import Tell
+from dims.supervisor.core.states import TRANSITIONS, Policy, UnitRecord
 
 RESTARTS = (
     RestartPolicy(),

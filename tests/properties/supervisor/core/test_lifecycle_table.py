@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import State
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedRestart,
@@ -25,7 +26,7 @@ from dims.supervisor.core.facts import (
 )
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import Tell
-from dims.supervisor.core.states import TRANSITIONS, Policy, State, UnitRecord
+from dims.supervisor.core.states import TRANSITIONS, Policy, UnitRecord
 
 POLICY = Policy(RestartPolicy(max_restarts=1, within_s=1e9))
 STEP_S = 100.0

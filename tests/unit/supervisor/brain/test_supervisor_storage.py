@@ -16,11 +16,12 @@ from dims.config import load_config
 from dims.ipc.links.channel import QUEUE_LIMIT
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import encode
+from dims.ipc.words.states import State
 from dims.layout import Layout
 from dims.supervisor.brain.store import Store
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core.facts import Incarnation, UnitId
-from dims.supervisor.core.states import State, UnitRecord
+from dims.supervisor.core.states import UnitRecord
 from dims.supervisor.units.units import STEWARD
 
 ADA, BOB = UnitId("ada"), UnitId("bob")

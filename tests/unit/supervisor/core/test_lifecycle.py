@@ -10,6 +10,7 @@ import pytest
 from dialogue import ECHO, FIRST, PLAIN, SECOND, Unit, armed, kinds, told
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStart,
@@ -31,7 +32,6 @@ from dims.supervisor.core.facts import (
 from dims.supervisor.core.lifecycle import restore
 from dims.supervisor.core.orders import (
     Arm,
-    Desired,
     Keep,
     RequestStart,
     Signal,
@@ -40,7 +40,7 @@ from dims.supervisor.core.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.core.states import RUNNING, SERVING, TRANSITIONS, Leaving, State
+from dims.supervisor.core.states import RUNNING, SERVING, TRANSITIONS, Leaving
 
 
 @pytest.fixture

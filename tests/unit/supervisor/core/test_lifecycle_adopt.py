@@ -8,6 +8,7 @@ import pytest
 from dialogue import CRASHED, PLAIN, Unit, kinds
 
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStop,
@@ -20,8 +21,8 @@ from dims.supervisor.core.facts import (
     Timer,
 )
 from dims.supervisor.core.lifecycle import adopt
-from dims.supervisor.core.orders import Arm, Desired, RequestStart, Signal, Spawn, Stop
-from dims.supervisor.core.states import Leaving, State
+from dims.supervisor.core.orders import Arm, RequestStart, Signal, Spawn, Stop
+from dims.supervisor.core.states import Leaving
 
 SEVENTH = Incarnation(7)
 

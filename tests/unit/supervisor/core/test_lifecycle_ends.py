@@ -9,6 +9,7 @@ import pytest
 from dialogue import CRASHED, ECHO, FIRST, PLAIN, SECOND, Unit, armed, kinds, told
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStart,
@@ -23,7 +24,6 @@ from dims.supervisor.core.facts import (
 )
 from dims.supervisor.core.lifecycle import FENCE_MEMORY_S, LONGEST_WAIT_S
 from dims.supervisor.core.orders import (
-    Desired,
     DropSession,
     Keep,
     RequestStart,
@@ -32,7 +32,7 @@ from dims.supervisor.core.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.core.states import Policy, State
+from dims.supervisor.core.states import Policy
 
 
 @pytest.fixture

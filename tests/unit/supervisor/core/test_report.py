@@ -8,10 +8,10 @@ import pytest
 
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.operator import NO_READINGS, Readings
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core import report
 from dims.supervisor.core.facts import Incarnation, UnitId
-from dims.supervisor.core.orders import Desired
-from dims.supervisor.core.states import State, UnitRecord
+from dims.supervisor.core.states import UnitRecord
 
 NOW_S = 1_000.0
 READY = UnitRecord(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dims.ipc.words.failures import ExitStatus
+from dims.ipc.words.states import Desired, State
 from dims.supervisor.core.facts import Exited, Granted, Incarnation, Rang, Ready, Spawned
 from dims.supervisor.core.lifecycle import decide, restore
-from dims.supervisor.core.orders import Desired
-from dims.supervisor.core.states import State, UnitRecord
+from dims.supervisor.core.states import UnitRecord
 from dims.supervisor.units.units import POSTGRES, SERVER_POLICY
 
 KILLS = 40

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from dims.errors import ProtocolError
+from dims.errors import DimsError, ProtocolError
 from dims.ipc.links.channel import Channel
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import FrameDecoder
+from dims.ipc.wire.sentences import Sentence, Vocabulary, each, read, written
+from dims.ipc.words.failures import Exit, ExitsHeard
+from dims.ipc.words.keeping import (
+    Finished,
+    KeeperWelcome,
+    Spawn,
+    SpawnDone,
+    SpawnRefused,
+    StopFleet,
+    Stopping,
+    Up,
+)
+
+_log = logging.getLogger(__name__)
+
+
+FROM_KEEPER = Vocabulary(StopFleet, SpawnDone, SpawnRefused, Exit)
 
 
 class KeeperNews(Protocol):
     """What the brain wants to hear from the keeper."""
 
-    def spawned(self, tag: str, pid: int, started: int) -> None:
-        """The process asked for under `tag` exists."""
-
-    def spawn_failed(self, tag: str, reason: str) -> None:
-        """The process asked for under `tag` could not be made."""
+    def keeper_said(self, said: SpawnDone | SpawnRefused | Exit) -> None:
+        """What became of an order, or that a child of the keeper ended."""
 
     def asked_to_stop(self) -> None:
         """The keeper was told to end the fleet."""
-
-    def exited(self, pid: int, started: int, code: int | None, signal: int | None) -> None:
-        """A child of the keeper ended."""
 
     def keeper_lost(self) -> None:
         """The keeper is gone."""
 
 
-def receive_welcome(sock: socket.socket) -> tuple[Mapping[str, Any], list[Envelope]]:
-    """The body of the keeper's first message, and what came along with it. Blocks.
+def receive_welcome(sock: socket.socket) -> tuple[KeeperWelcome, list[Envelope]]:
+    """The keeper's first sentence, and what came along with it. Blocks.
 
     Raises ProtocolError when anything else comes first or the keeper is gone.
     """
@@ -45,16 +57,15 @@ def receive_welcome(sock: socket.socket) -> tuple[Mapping[str, Any], list[Envelo
         messages = decoder.feed(data)
         if messages:
             break
-    if messages[0].kind != "welcome" or decoder.pending_bytes:
+    if messages[0].kind != KeeperWelcome.kind or decoder.pending_bytes:
         raise ProtocolError(f"the keeper said {messages[0].kind!r} instead of welcome")
-    return messages[0].body, messages[1:]
+    return read(KeeperWelcome, messages[0].body), messages[1:]
 
 
 class KeeperLink:
     """Speaks with the keeper; all methods return at once, and do nothing once it is gone."""
 
-    def __init__(self, news: KeeperNews) -> None:
-        self._news = news
+    def __init__(self) -> None:
         self._channel: Channel | None = None
 
     @property
@@ -62,8 +73,9 @@ class KeeperLink:
         """Whether the keeper lives."""
         return self._channel is not None
 
-    async def open(self, sock: socket.socket) -> None:
+    async def open(self, sock: socket.socket, news: KeeperNews) -> None:
         """Serves the link from now on."""
+        self._news = news
         make: Callable[[], Channel] = lambda: Channel(  # noqa: E731 (asyncio wants a factory)
             self._heard, self._lost, name=Address("brain")
         )
@@ -71,50 +83,52 @@ class KeeperLink:
         loop = asyncio.get_running_loop()
         _, self._channel = await loop.create_connection(make, sock=sock)
 
-    def catch_up(self, welcome: Mapping[str, Any], early: list[Envelope]) -> None:
+    def catch_up(self, welcome: KeeperWelcome, early: list[Envelope]) -> None:
         """Tells what ended while there was no brain, and what was read along with the welcome."""
-        for exit_ in welcome["exits"]:
+        for exit_ in each(Exit, welcome.exits):
             self._exited(exit_)
         for message in early:
             self._heed(message)
 
     def spawn(self, tag: str, argv: list[str], log: str) -> bool:
         """Asks for a process; False when there is no keeper to ask."""
-        return self._say("spawn", {"tag": tag, "argv": argv, "log": log})
+        return self._say(Spawn(tag, tuple(argv), log))
 
     def up(self) -> None:
         """Says that this brain serves: from now on it is worth starting again."""
-        self._say("up", {})
+        self._say(Up())
 
     def finished(self) -> bool:
         """Says that all is stopped and that no new brain is wanted; False without a keeper."""
-        return self._say("finished", {})
+        return self._say(Finished())
 
-    def _say(self, kind: str, body: Mapping[str, Any]) -> bool:
+    def _say(self, sentence: Sentence) -> bool:
         if self._channel is None:
             return False
-        self._channel.say(kind, body, to=Address("keeper"))
+        self._channel.say(sentence.kind, written(sentence), to=Address("keeper"))
         return True
 
     def _heard(self, _channel: Channel, message: Envelope) -> None:
         self._heed(message)
 
     def _heed(self, message: Envelope) -> None:
-        body = message.body
-        match message.kind:
-            case "spawned":
-                self._news.spawned(body["tag"], body["pid"], body["started"])
-            case "spawn_failed":
-                self._news.spawn_failed(body["tag"], body["reason"])
-            case "exited":
-                self._exited(body)
-            case "stop":
-                self._say("stopping", {})
+        try:
+            said = FROM_KEEPER.read(message.kind, message.body, "the brain")
+        except DimsError as error:
+            _log.warning("the keeper said what is not understood: %s", error)
+            return
+        match said:
+            case StopFleet():
+                self._say(Stopping())
                 self._news.asked_to_stop()
+            case Exit():
+                self._exited(said)
+            case _:
+                self._news.keeper_said(said)
 
-    def _exited(self, body: Mapping[str, Any]) -> None:
-        self._news.exited(body["pid"], body["started"], body["code"], body["signal"])
-        self._say("exited_ack", {"exits": [[body["pid"], body["started"]]]})
+    def _exited(self, said: Exit) -> None:
+        self._news.keeper_said(said)
+        self._say(ExitsHeard(((said.pid, said.started),)))
 
     def _lost(self, _channel: Channel, _reason: str) -> None:
         self._channel = None

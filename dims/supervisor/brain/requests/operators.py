@@ -9,14 +9,20 @@ from typing import Any
 
 from dims.errors import RefusedError, UsageError
 from dims.ipc.wire.envelope import Envelope
+from dims.supervisor.brain.requests.overview import Overview
+from dims.supervisor.brain.requests.telling import Teller
 from dims.supervisor.brain.supervisor import ProcessSupervisor
-from dims.supervisor.brain.telling import Teller
-from dims.supervisor.core.facts import UnitId
+from dims.supervisor.core.facts import AskedRestart, AskedStart, AskedStop, UnitId
 from dims.supervisor.units.units import STEWARD
 from dims.system.peer import Peer
 
 ROTATES_WITHIN_S = 120.0
 """A thousand verifiers are some seconds of hashing."""
+_FACTS: Mapping[str, type[AskedStart | AskedStop | AskedRestart]] = {
+    "start": AskedStart,
+    "stop": AskedStop,
+    "restart": AskedRestart,
+}
 
 
 class Operators:
@@ -25,21 +31,22 @@ class Operators:
     def __init__(self, supervisor: ProcessSupervisor, teller: Teller) -> None:
         self._supervisor = supervisor
         self._teller = teller
+        self._overview = Overview(supervisor)
 
     async def handle(self, peer: Peer, request: Envelope) -> Mapping[str, Any]:
         """The answer to one request; raises a DimsError, which is answered as such."""
         body = request.body
         match request.kind:
             case "status":
-                return self._supervisor.status()
+                return self._overview.status()
             case "health":
-                return self._supervisor.health()
+                return self._overview.health()
             case "start" | "stop" | "restart":
                 return self.ask(request.kind, body, f"asked by user {peer.uid}")
             case "explain":
-                return self._supervisor.explain(self._one(body.get("bot")))
+                return self._overview.explain(self._one(body.get("bot")))
             case "storage":
-                return self._supervisor.storage_status()
+                return self._overview.storage()
             case "rotate":
                 return await self._rotate(body)
             case "tell":
@@ -66,7 +73,7 @@ class Operators:
         `start`, `stop` and `restart` take `bots` as operators do; without it the bot means itself.
         """
         if kind == "status":
-            return self._supervisor.status()
+            return self._overview.status()
         wanted = body.get("bots", [bot])
         return self.ask(kind, {"bots": wanted}, f"asked by bot {bot}")
 
@@ -75,17 +82,18 @@ class Operators:
         if self._supervisor.is_stopping:
             raise RefusedError("the fleet is stopping", hint="`dims start` once it is stopped")
         if body.get("new"):
-            wanted = self._supervisor.never_started()
+            known = self._supervisor.store.units()
+            wanted = [unit for unit in self._supervisor.roster.bots if unit not in known]
         else:
             wanted = self._matching(body.get("bots"))
-        self._supervisor.ask(kind, wanted, reason)
+        self._supervisor.engine.post_all(wanted, _FACTS[kind](reason))
         return {"bots": wanted}
 
     def _matching(self, patterns: object) -> list[UnitId]:
         """The bots whose ids match any of the globs; UsageError for one that matches none."""
         if not isinstance(patterns, list) or not patterns:
             raise UsageError("name at least one bot, or '*' for all")
-        known = self._supervisor.bot_ids()
+        known = list(self._supervisor.roster.bots)
         wanted: dict[UnitId, None] = {}
         for pattern in patterns:
             found = [unit for unit in known if fnmatchcase(unit, str(pattern))]
@@ -95,7 +103,7 @@ class Operators:
         return list(wanted)
 
     def _one(self, wanted: object) -> UnitId:
-        known = self._supervisor.bot_ids()
+        known = list(self._supervisor.roster.bots)
         if wanted not in known:
             raise _no_such_bot(str(wanted), known)
         return UnitId(str(wanted))

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dims.ipc.words.failures import ExitStatus
+from dims.ipc.words.failures import Exit, ExitStatus
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.orders import Stop
 from dims.system.exits import is_alive
@@ -62,11 +62,11 @@ class Processes:
             return
         self._loop.add_reader(process.pidfd, self._seen_gone, pid)
 
-    def exited(self, pid: int, started: int, status: ExitStatus) -> None:
+    def exited(self, said: Exit) -> None:
         """The exact end of a process, from its parent; of one that is not watched: no effect."""
-        process = self._by_pid.get(pid)
-        if process is not None and (process.started == started or not started):
-            self._finish(process, status)
+        process = self._by_pid.get(said.pid)
+        if process is not None and (process.started == said.started or not said.started):
+            self._finish(process, said.status)
 
     def send(self, pid: int, stop: Stop) -> None:
         """Signals a watched process, and never one that only has the same pid."""

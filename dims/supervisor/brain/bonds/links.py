@@ -13,9 +13,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dims.errors import DimsError, NotRunningError, ProtocolError
+from dims.errors import DimsError, FullError, NotRunningError, ProtocolError
 from dims.ipc.links.channel import Channel, listen
 from dims.ipc.wire.envelope import CANCEL, ERROR, Address, Envelope, Priority
+from dims.ipc.wire.sentences import Sentence, read, written
+from dims.ipc.words.fleet import WELCOME, Hello, Leave
 from dims.supervisor.core.facts import Incarnation, UnitId
 
 HELLO_TIMEOUT_S = 10.0
@@ -33,13 +35,13 @@ class LinkNews(Protocol):
     def expects(self, unit: UnitId, incarnation: Incarnation, pid: int) -> bool | None:
         """Whether this very process may join: True, False (never), or None (not known yet)."""
 
-    def welcome(self, unit: UnitId) -> Mapping[str, Any]:
-        """What a process gets once it is known, secrets included."""
+    def welcome(self, unit: UnitId) -> object | None:
+        """The sentence that a process gets once it is known, secrets included; or nothing."""
 
     def heard(
         self, unit: UnitId, incarnation: Incarnation, kind: str, body: Mapping[str, Any]
     ) -> None:
-        """A known process said something; raises a DimsError for what is unknown."""
+        """A known process said something; raises a DimsError for what is unknown or malformed."""
 
     def asked(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to what a known process asked; raises a DimsError, which is answered."""
@@ -48,16 +50,16 @@ class LinkNews(Protocol):
 class Links:
     """All bonds; at most one per unit counts, the last one."""
 
-    def __init__(self, news: LinkNews) -> None:
-        self._news = news
+    def __init__(self) -> None:
         self._server: asyncio.Server | None = None
         self._known: dict[Channel, tuple[UnitId, Incarnation]] = {}
         self._by_unit: dict[UnitId, Channel] = {}
         self._waiting: dict[Channel, tuple[UnitId, Incarnation, list[Envelope]]] = {}
         self._strangers: dict[Channel, asyncio.TimerHandle] = {}
 
-    async def open(self, sock: socket.socket) -> None:
+    async def open(self, sock: socket.socket, news: LinkNews) -> None:
         """Accepts processes on the listening socket from now on."""
+        self._news = news
         self._server = await listen(sock, self._make)
 
     def close(self) -> None:
@@ -70,16 +72,25 @@ class Links:
     def say(
         self,
         unit: UnitId,
-        kind: str,
-        body: Mapping[str, Any],
+        sentence: Sentence,
         priority: Priority = Priority.NORMAL,
     ) -> bool:
         """Tells a unit's process something; False when it is not connected."""
         channel = self._by_unit.get(unit)
         if channel is None:
             return False
-        channel.say(kind, body, to=Address(f"unit/{unit}"), priority=priority)
+        to = Address(f"unit/{unit}")
+        channel.say(sentence.kind, written(sentence), to=to, priority=priority)
         return True
+
+    def tell_soon(self, unit: UnitId, sentence: Sentence) -> bool:
+        """As `say`, urgent; False too when the process reads so little that nothing fits."""
+        try:
+            return self.say(unit, sentence, Priority.HIGH)
+        except FullError as error:
+            # One that does not read must not keep the others from what they are told.
+            _log.warning("%s does not hear %r: %s", unit, sentence.kind, error)
+            return False
 
     async def request(
         self, unit: UnitId, kind: str, body: Mapping[str, Any], timeout_s: float
@@ -124,7 +135,7 @@ class Links:
 
     def _turn_away(self, channel: Channel) -> None:
         """Says leave: a process that is expected by nobody must not run on."""
-        channel.say("leave", {}, to=Address("stranger"), priority=Priority.URGENT)
+        channel.say(Leave.kind, {}, to=Address("stranger"), priority=Priority.URGENT)
         # Not closed at once: with unread data on our side that would be a reset, the order lost.
         asyncio.get_running_loop().call_later(LEAVE_WITHIN_S, channel.abort)
 
@@ -136,14 +147,19 @@ class Links:
             self._tell(channel, *known, message)
         elif channel in self._waiting:
             self._waiting[channel][2].append(message)
-        elif message.kind == "hello" and channel in self._strangers:
-            unit, incarnation = message.body.get("unit"), message.body.get("incarnation")
-            if isinstance(unit, str) and isinstance(incarnation, int):
-                self._introduce(channel, UnitId(unit), Incarnation(incarnation), [])
-            else:
-                channel.abort()
+        elif message.kind == Hello.kind and channel in self._strangers:
+            self._greeted(channel, message)
         else:
             channel.abort()
+
+    def _greeted(self, channel: Channel, message: Envelope) -> None:
+        try:
+            hello = read(Hello, message.body)
+        except ProtocolError as error:
+            _log.warning("pid %s: %s", channel.peer and channel.peer.pid, error)
+            channel.abort()
+            return
+        self._introduce(channel, UnitId(hello.unit), Incarnation(hello.incarnation), [])
 
     def _introduce(
         self, channel: Channel, unit: UnitId, incarnation: Incarnation, early: list[Envelope]
@@ -163,7 +179,9 @@ class Links:
             former.close()
         self._known[channel] = (unit, incarnation)
         self._by_unit[unit] = channel
-        channel.say("welcome", self._news.welcome(unit), priority=Priority.URGENT)
+        terms = self._news.welcome(unit)
+        body = {} if terms is None else written(terms)
+        channel.say(WELCOME, body, priority=Priority.URGENT)
         for message in early:
             self._tell(channel, unit, incarnation, message)
 
@@ -178,21 +196,18 @@ class Links:
             return
         try:
             self._news.heard(unit, incarnation, message.kind, message.body)
+        except ProtocolError as error:
+            # A worker runs foreign code: what it says may be anything, and must hurt only itself.
+            _log.warning("%s said a malformed %r: %s", unit, message.kind, error)
         except DimsError as error:
             _log.warning("%s said an unknown %r", unit, message.kind)
             channel.answer(message, error)
-        except (KeyError, TypeError, ValueError) as error:
-            # A worker runs foreign code: what it says may be anything, and must hurt only itself.
-            _log.warning("%s said a malformed %r: %r", unit, message.kind, error)
 
     def _answer(self, channel: Channel, unit: UnitId, request: Envelope) -> None:
         try:
             channel.answer(request, self._news.asked(unit, request.kind, request.body))
         except DimsError as error:
             channel.answer(request, error)
-        except (KeyError, TypeError, ValueError) as error:
-            _log.warning("%s asked a malformed %r: %r", unit, request.kind, error)
-            channel.answer(request, ProtocolError(f"malformed {request.kind!r}: {error!r}"))
 
     def _lost(self, channel: Channel, reason: str) -> None:
         if reason:

@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dims.config import BotSettings, Config, load_config, secret_settings
+from dims.config import BotSettings, load_config
 from dims.errors import NotRunningError, UsageError
+from dims.ipc.wire.sentences import written
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core.facts import UnitId
+from dims.supervisor.units.worker_terms import fresh_settings
 
 MOST_SECONDS = 3_600.0
 _COMMAND = re.compile(r"[a-z][a-z-]{0,31}")
@@ -56,19 +58,14 @@ class Teller:
         """New settings count for later incarnations once this one has taken them."""
         if told:
             raise UsageError("reload takes nothing", hint="it reads bots.yaml and .env again")
-        running = self._supervisor.config
+        running = self._supervisor.roster.config
         # In a thread: a file of a thousand bots takes longer than the fleet should wait.
         config = await asyncio.to_thread(load_config, running.path, self._environment)
         settings = fresh_settings(config, unit)
-        answer = await self._supervisor.links.request(unit, "reload", settings, timeout_s)
-        self._supervisor.reloaded[unit] = settings
+        links = self._supervisor.links
+        answer = await links.request(unit, "reload", written(settings), timeout_s)
+        self._supervisor.welcoming.reloaded[unit] = settings
         return {**answer, "needs_restart": other_changes(running.bot(unit), config.bot(unit))}
-
-
-def fresh_settings(config: Config, bot: str) -> dict[str, Any]:
-    """The `settings` and `hidden` of a worker's terms; raises UsageError for an unknown bot."""
-    settings = dict(config.bot(bot).settings)
-    return {"settings": settings, "hidden": list(secret_settings(config, bot))}
 
 
 def other_changes(old: BotSettings, new: BotSettings) -> list[str]:

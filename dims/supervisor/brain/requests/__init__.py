@@ -1,0 +1,1 @@
+"""What operators and bots ask of the brain, and its answers."""
