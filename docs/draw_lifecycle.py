@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dims.ipc.words.states import State
-from dims.supervisor.core.states import TRANSITIONS
+from dims.supervisor.core.states import transitions
 
 BEGIN, END = "```mermaid\n", "```\n"
 
@@ -16,8 +16,7 @@ BEGIN, END = "```mermaid\n", "```\n"
 def figure() -> str:
     """The states and their transitions as a Mermaid diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.STOPPED}"]
-    for state, row in TRANSITIONS.items():
-        lines += [f"    {state} --> {follower}: {why}" for follower, why in row.items()]
+    lines += [f"    {state} --> {follower}: {why}" for state, follower, why in transitions()]
     return "\n".join(lines) + "\n"
 
 

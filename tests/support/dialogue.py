@@ -23,7 +23,7 @@ from dims.supervisor.core.facts import (
 )
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import Arm, Order, Tell
-from dims.supervisor.core.states import Policy, UnitRecord
+from dims.supervisor.core.states import Cause, Policy, UnitRecord
 
 ECHO = UnitId("echo")
 CRASHED = ExitStatus(code=1)
@@ -110,7 +110,7 @@ def told(
     failure: FailureClass | None = None,
     incarnation: Incarnation = FIRST,
 ) -> Tell:
-    return Tell(ECHO, incarnation, state, reason, failure)
+    return Tell(ECHO, incarnation, state, reason, failure, Cause.MAY_SERVE)
 
 
 def armed(timer: Timer, number: int, delay_s: float) -> Arm:

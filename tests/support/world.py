@@ -19,6 +19,7 @@ from dims.supervisor.core.facts import (
     Exited,
     Fact,
     FileChanged,
+    Found,
     Granted,
     Heartbeat,
     Incarnation,
@@ -32,7 +33,7 @@ from dims.supervisor.core.facts import (
     TimerNumber,
     UnitId,
 )
-from dims.supervisor.core.lifecycle import KILL_AGAIN_S, LONGEST_WAIT_S, decide, restore
+from dims.supervisor.core.lifecycle import KILL_AGAIN_S, LONGEST_WAIT_S, decide
 from dims.supervisor.core.orders import (
     Arm,
     DropSession,
@@ -135,8 +136,8 @@ class World:
         for order in orders:
             assert order.unit == UNIT
             if isinstance(order, Tell):
-                assert order.state in TRANSITIONS[state], f"{state} -> {order.state}"
-                state = State(order.state)
+                assert TRANSITIONS[state][order.cause] is order.state
+                state = order.state
                 assert order.reason
                 if state is State.DRAINING:
                     self.left_s = self.now_s
@@ -315,13 +316,14 @@ class World:
 
     def brain_restarts(self) -> None:
         """What was not kept is forgotten; only with no process around, as the engine does."""
-        left_s = None
+        left_s = 0.0
         if self.disk_not_before_s is not None:
             left_s = self.disk_not_before_s - self.now_s
-        empty = UnitRecord(UNIT, self.policy, incarnation=self.record.incarnation)
+        empty = UnitRecord(UNIT, self.policy)
         self.armed.clear()
         self.fleet, self.retry_due_s, self.asked = "", -math.inf, True
-        self.record, orders = restore(empty, self.disk_desired, left_s, self.now_s)
+        found = Found(self.disk_desired, self.record.incarnation, left_s)
+        self.record, orders = decide(empty, found, self.now_s, 0.0)
         self._follow(empty, orders)
         self._check(empty)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
-class Spawn:
+class Launch:
     """Start a process; `tag` comes back in the answer. It writes to the file `log`."""
 
     kind: ClassVar[str] = "spawn"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dims.ipc.words.failures import FailureClass
@@ -84,9 +84,10 @@ class Tell:
     unit: UnitId
     incarnation: Incarnation
     state: State
-    cause: Cause
     reason: str
-    failure: FailureClass | None = None
+    failure: FailureClass | None
+    cause: Cause = field(compare=False)
+    """For the log; the state follows from it, so two that tell the same are the same."""
 
 
 Order = RequestStart | WithdrawStart | Spawn | Signal | Arm | Keep | DropSession | Tell

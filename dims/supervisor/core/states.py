@@ -5,7 +5,7 @@ Knows every state, and which follows from which cause; refuses to know when a ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -95,6 +95,15 @@ TRANSITIONS: Mapping[State, Mapping[Cause, State]] = {
 }
 """Every change of state there is. `Step.enter` takes the next state from here and nowhere else;
 docs/lifecycle.md draws its figure from it."""
+
+
+def transitions() -> Iterator[tuple[State, State, str]]:
+    """From which state to which, and all the causes of that in words, in the table's order."""
+    for state, row in TRANSITIONS.items():
+        for follower in dict.fromkeys(row.values()):
+            causes = (cause.value for cause, new in row.items() if new is follower)
+            yield state, follower, "; or ".join(causes)
+
 
 SERVING = frozenset({State.READY, State.DEGRADED})
 RUNNING = frozenset({State.STARTING, State.READY, State.DEGRADED, State.DRAINING})

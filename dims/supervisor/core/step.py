@@ -52,7 +52,7 @@ class Step:
         if record.state is State.STARTING:
             self.orders.append(WithdrawStart(record.unit))
         self.note(state=state, since_s=self.now_s, reason=reason, failure=failure)
-        self.orders.append(Tell(record.unit, record.incarnation, state, cause, reason, failure))
+        self.orders.append(Tell(record.unit, record.incarnation, state, reason, failure, cause))
 
     def signal(self, stop: Stop) -> None:
         """A signal to the process of this incarnation."""

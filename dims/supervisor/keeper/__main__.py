@@ -29,7 +29,7 @@ from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.keeping import (
     Finished,
     KeeperWelcome,
-    Spawn,
+    Launch,
     SpawnDone,
     SpawnRefused,
     StopFleet,
@@ -251,8 +251,8 @@ class Keeper:
     def _heed(self, message: PlainMessage) -> None:
         body = message.body
         match message.kind:
-            case Spawn.kind:
-                self._spawn_for(Spawn(**body))
+            case Launch.kind:
+                self._spawn_for(Launch(**body))
             case ExitsHeard.kind:
                 for pid, started in body["exits"]:
                     self._exits.pop((pid, started), None)
@@ -265,7 +265,7 @@ class Keeper:
             case _:
                 _log(f"the brain asked for an unknown {message.kind!r}")
 
-    def _spawn_for(self, order: Spawn) -> None:
+    def _spawn_for(self, order: Launch) -> None:
         try:
             pid = _spawn(list(order.argv), order.log, {})
         except OSError as error:

@@ -17,7 +17,7 @@ from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.keeping import (
     Finished,
     KeeperWelcome,
-    Spawn,
+    Launch,
     SpawnDone,
     SpawnRefused,
     StopFleet,
@@ -92,7 +92,7 @@ class KeeperLink:
 
     def spawn(self, tag: str, argv: list[str], log: str) -> bool:
         """Asks for a process; False when there is no keeper to ask."""
-        return self._say(Spawn(tag, tuple(argv), log))
+        return self._say(Launch(tag, tuple(argv), log))
 
     def up(self) -> None:
         """Says that this brain serves: from now on it is worth starting again."""

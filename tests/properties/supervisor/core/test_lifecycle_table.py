@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
-from dims.ipc.words.states import State
+from dims.ipc.words.states import Desired
 from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedRestart,
@@ -15,8 +15,10 @@ from dims.supervisor.core.facts import (
     Exited,
     Fact,
     FileChanged,
+    Found,
     Granted,
     Heartbeat,
+    Incarnation,
     LastWill,
     Rang,
     Ready,
@@ -36,6 +38,12 @@ def facts_of(record: UnitRecord) -> Iterator[Fact]:
     """Everything that may happen to a unit next."""
     born = record.incarnation
     yield from (AskedStart(), AskedStop(), AskedRestart(), Granted(), FileChanged())
+    if born == 0:
+        for desired in Desired:
+            yield Found(desired, Incarnation(1))
+            yield Found(desired, Incarnation(1), 250.0)
+            for goes_on in (False, True):
+                yield Found(desired, Incarnation(1), pid=6, goes_on=goes_on)
     yield from (Spawned(born, 7), Ready(born), Heartbeat(born), Heartbeat(born, "slow"))
     yield Exited(born, ExitStatus(code=1))
     for failure in FailureClass:
@@ -75,9 +83,11 @@ def test_every_transition_in_the_table_happens_and_no_other() -> None:
             state = record.state
             for order in orders:
                 if isinstance(order, Tell):
-                    happened.add((state, State(order.state)))
-                    state = State(order.state)
+                    happened.add((state, order.cause, order.state))
+                    state = order.state
             if (known := kind(after, now_s)) not in seen:
                 seen.add(known)
                 frontier.append((after, now_s))
-    assert happened == {(old, new) for old, row in TRANSITIONS.items() for new in row}
+    assert happened == {
+        (old, cause, new) for old, row in TRANSITIONS.items() for cause, new in row.items()
+    }

@@ -18,11 +18,13 @@ from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import encode
 from dims.ipc.words.states import State
 from dims.layout import Layout
+from dims.supervisor.brain.requests.overview import Overview
 from dims.supervisor.brain.store import Store
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.states import UnitRecord
 from dims.supervisor.units.units import STEWARD
+from dims.system.clock import SYSTEM
 
 ADA, BOB = UnitId("ada"), UnitId("bob")
 FIRST, SECOND = Incarnation(1), Incarnation(2)
@@ -50,25 +52,29 @@ class Brain:
     def ready(self, **passwords: str) -> None:
         """The steward says so."""
         roles = {bot: [f"dims_bot_{bot}", passwords.get(bot, "secret")] for bot in (ADA, BOB)}
-        server = {"max_connections": 100, "reserved": 3}
+        server = {"version": "18", "max_connections": 100, "reserved": 3}
         body = {"server": server, "roles": roles, "refused": {}}
-        self.supervisor.heard(STEWARD, FIRST, "ready", body)
+        self.supervisor.hearing.heard(STEWARD, FIRST, "ready", {"about": body})
 
     def reports(self, bot: UnitId, incarnation: Incarnation, **numbers: int) -> None:
         report = {"holds": 0, "wants": 0, "seen": 0, **numbers}
-        self.supervisor.heard(bot, incarnation, "connections", report)
+        self.supervisor.hearing.heard(bot, incarnation, "connections", report)
 
     @property
     def budget(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.supervisor.storage_status()["budget"]
+        found: dict[str, Any] = self.overview.storage()["budget"]
         return found
+
+    @property
+    def overview(self) -> Overview:
+        return Overview(self.supervisor)
 
     async def hears_ada(self) -> None:
         """A worker that says hello, is welcomed, and then reads no more."""
-        path = self.supervisor.layout.state / "test.sock"
+        path = self.supervisor.roster.layout.state / "test.sock"
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
-        await self.supervisor.links.open(listening)
+        await self.supervisor.links.open(listening, self.supervisor.hearing)
         worker = socket.socket(socket.AF_UNIX)
         self.sockets.append(worker)
         worker.setblocking(False)
@@ -93,7 +99,7 @@ async def brain(tmp_path: Path) -> AsyncIterator[Brain]:
     layout = Layout(tmp_path / ".dims")
     layout.make()
     store = Store(layout.database)
-    brain = Brain(ProcessSupervisor(load_config(path, {}), layout, store), [])
+    brain = Brain(ProcessSupervisor(load_config(path, {}), layout, store, SYSTEM), [])
     brain.supervisor.begin(only_to_stop=True)
     for unit in (STEWARD, ADA, BOB):
         brain.runs(unit)
@@ -112,11 +118,11 @@ async def test_what_is_heard_of_a_process_after_its_end_counts_no_more(brain: Br
     brain.supervisor.storage.gone(ADA)
     brain.reports(ADA, FIRST, holds=1, wants=1, seen=1)
     heartbeat = {"pool": {"open": 9}}
-    brain.supervisor.heard(ADA, FIRST, "heartbeat", heartbeat)
+    brain.supervisor.hearing.heard(ADA, FIRST, "heartbeat", heartbeat)
     assert brain.budget["leased"] == 0
-    assert brain.supervisor.storage_status()["pools"] == []
-    brain.supervisor.heard(ADA, SECOND, "heartbeat", heartbeat)
-    assert brain.supervisor.storage_status()["pools"] == [{"bot": ADA, "open": 9}]
+    assert brain.overview.storage()["pools"] == []
+    brain.supervisor.hearing.heard(ADA, SECOND, "heartbeat", heartbeat)
+    assert brain.overview.storage()["pools"] == [{"bot": ADA, "open": 9}]
 
 
 async def test_a_worker_that_does_not_read_keeps_nobody_from_what_he_is_told(brain: Brain) -> None:
@@ -126,6 +132,6 @@ async def test_a_worker_that_does_not_read_keeps_nobody_from_what_he_is_told(bra
     brain.ready(ada="last", bob="new")
     terms = brain.supervisor.storage.worker_terms(BOB)
     assert terms is not None
-    assert terms["address"]["password"] == "new"
+    assert terms.place.address.password == "new"
     brain.reports(ADA, FIRST, wants=1)
     brain.reports(BOB, FIRST, wants=1)

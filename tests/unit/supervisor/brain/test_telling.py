@@ -8,7 +8,8 @@ import pytest
 
 from dims.config import Config, load_config
 from dims.errors import UsageError
-from dims.supervisor.brain.telling import fresh_settings, other_changes
+from dims.supervisor.brain.requests.telling import other_changes
+from dims.supervisor.units.worker_terms import fresh_settings
 
 TEXT = """
 telegram: {{server: sandbox}}
@@ -26,8 +27,8 @@ def config(directory: Path, extra: str = "") -> Config:
 
 def test_settings_come_merged_with_the_defaults_and_with_their_secrets(tmp_path: Path) -> None:
     fresh = fresh_settings(config(tmp_path, ", settings: {tone: loud}"), "echo")
-    assert fresh["settings"] == {"tone": "loud", "api_key": "a secret key"}
-    assert fresh["hidden"] == ["a secret key"]
+    assert fresh.settings == {"tone": "loud", "api_key": "a secret key"}
+    assert fresh.hidden == ("a secret key",)
     with pytest.raises(UsageError):
         fresh_settings(config(tmp_path), "nobody")
 

@@ -18,6 +18,7 @@ from dims.supervisor.core.facts import (
     Exited,
     Fact,
     FileChanged,
+    Found,
     Granted,
     Heartbeat,
     Incarnation,
@@ -29,7 +30,7 @@ from dims.supervisor.core.facts import (
     Suspended,
     Timer,
 )
-from dims.supervisor.core.lifecycle import restore
+from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import (
     Arm,
     Keep,
@@ -40,7 +41,7 @@ from dims.supervisor.core.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.core.states import RUNNING, SERVING, TRANSITIONS, Leaving
+from dims.supervisor.core.states import RUNNING, SERVING, Leaving, transitions
 
 
 @pytest.fixture
@@ -390,7 +391,7 @@ def test_asking_does_not_widen_the_intensity_window(ready: Unit) -> None:
 
 
 def test_a_new_brain_starts_what_should_run(unit: Unit) -> None:
-    record, orders = restore(unit.record, Desired.RUNNING, None, 5.0)
+    record, orders = decide(unit.record, Found(Desired.RUNNING, Incarnation(0), 0.0), 5.0, 0.0)
     assert orders == (
         told(State.STARTING, "supervisor started", incarnation=Incarnation(0)),
         RequestStart(ECHO),
@@ -399,13 +400,13 @@ def test_a_new_brain_starts_what_should_run(unit: Unit) -> None:
 
 
 def test_a_new_brain_leaves_a_stopped_unit_stopped(unit: Unit) -> None:
-    record, orders = restore(unit.record, Desired.STOPPED, 40.0, 5.0)
+    record, orders = decide(unit.record, Found(Desired.STOPPED, Incarnation(0), 40.0), 5.0, 0.0)
     assert orders == ()
     assert (record.state, record.since_s, record.not_before_s) == (State.STOPPED, 5.0, 45.0)
 
 
 def test_a_new_brain_goes_on_waiting_where_the_old_one_was(unit: Unit) -> None:
-    record, orders = restore(unit.record, Desired.RUNNING, 40.0, 5.0)
+    record, orders = decide(unit.record, Found(Desired.RUNNING, Incarnation(0), 40.0), 5.0, 0.0)
     assert orders == (
         told(
             State.WAITING,
@@ -419,7 +420,7 @@ def test_a_new_brain_goes_on_waiting_where_the_old_one_was(unit: Unit) -> None:
 
 
 def test_a_wait_that_ended_while_no_brain_ran_is_over(unit: Unit) -> None:
-    record, _ = restore(unit.record, Desired.RUNNING, -40.0, 5.0)
+    record, _ = decide(unit.record, Found(Desired.RUNNING, Incarnation(0), -40.0), 5.0, 0.0)
     assert (record.state, record.not_before_s) == (State.STARTING, None)
 
 
@@ -429,8 +430,7 @@ def test_a_wait_that_ended_while_no_brain_ran_is_over(unit: Unit) -> None:
 def test_the_figure_in_the_documentation_shows_the_table() -> None:
     page = Path(__file__).parents[4] / "docs" / "lifecycle.md"
     drawn = re.findall(r"^    (\w+) --> (\w+): (.+)$", page.read_text("utf-8"), re.MULTILINE)
-    table = [(old, new, why) for old, row in TRANSITIONS.items() for new, why in row.items()]
-    assert drawn == [(old.value, new.value, why) for old, new, why in table]
+    assert drawn == [(old.value, new.value, why) for old, new, why in transitions()]
 
 
 def test_a_process_exists_only_in_the_states_that_say_so(ready: Unit) -> None:

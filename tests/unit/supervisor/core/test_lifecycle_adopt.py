@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from dialogue import CRASHED, PLAIN, Unit, kinds
 
@@ -13,6 +11,7 @@ from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStop,
     Exited,
+    Found,
     Heartbeat,
     Incarnation,
     LastWill,
@@ -20,7 +19,6 @@ from dims.supervisor.core.facts import (
     SpawnFailed,
     Timer,
 )
-from dims.supervisor.core.lifecycle import adopt
 from dims.supervisor.core.orders import Arm, RequestStart, Signal, Spawn, Stop
 from dims.supervisor.core.states import Leaving
 
@@ -30,9 +28,8 @@ SEVENTH = Incarnation(7)
 @pytest.fixture
 def adopted() -> Unit:
     unit = Unit()
-    record = replace(unit.record, incarnation=SEVENTH)
-    unit.record, orders = adopt(record, 4711, unit.now_s)
-    assert not {RequestStart, Spawn, Signal} & set(kinds(list(orders))), "it runs already"
+    orders = unit.hears(Found(Desired.RUNNING, SEVENTH, pid=4711, goes_on=True))
+    assert not {RequestStart, Spawn, Signal} & set(kinds(orders)), "it runs already"
     assert [(o.timer, o.delay_s) for o in orders if isinstance(o, Arm)] == [
         (Timer.START, PLAIN.start_timeout_s)
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dims.ipc.words.failures import ExitStatus
 from dims.ipc.words.states import Desired, State
-from dims.supervisor.core.facts import Exited, Granted, Incarnation, Rang, Ready, Spawned
-from dims.supervisor.core.lifecycle import decide, restore
+from dims.supervisor.core.facts import Exited, Found, Granted, Incarnation, Rang, Ready, Spawned
+from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.states import UnitRecord
 from dims.supervisor.units.units import POSTGRES, SERVER_POLICY
 
@@ -16,7 +16,8 @@ LONGEST_S = 10.0
 
 def test_a_database_that_is_killed_every_few_seconds_is_never_away_for_long() -> None:
     now_s = 0.0
-    record, _ = restore(UnitRecord(POSTGRES, SERVER_POLICY), Desired.RUNNING, None, now_s)
+    found = Found(Desired.RUNNING, Incarnation(0))
+    record, _ = decide(UnitRecord(POSTGRES, SERVER_POLICY), found, now_s, 0.0)
     for number in range(1, KILLS + 1):
         incarnation = Incarnation(number)
         for fact in (Granted(), Spawned(incarnation, 1000 + number), Ready(incarnation)):
