@@ -10,8 +10,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Protocol
 
 from dims.supervisor.brain.store import Store
@@ -33,6 +32,7 @@ from dims.supervisor.core.orders import (
 )
 from dims.supervisor.core.pacing import FleetRecord, LetStart, Pace, WakeAfter, Wish
 from dims.supervisor.core.states import SERVING, UnitRecord
+from dims.system.clock import Clock
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +61,6 @@ class Actions(Protocol):
 
     def entered(self, record: UnitRecord) -> None:
         """A unit is in a new state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The time, monotonic and UTC in seconds, and chance: uniform in [0, 1)."""
-
-    monotonic: Callable[[], float]
-    utc: Callable[[], float]
-    draw: Callable[[], float]
 
 
 class Engine:

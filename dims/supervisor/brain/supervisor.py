@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,7 +29,7 @@ from dims.ipc.words.failures import ExitStatus, FailureClass
 from dims.ipc.words.operator import NO_READINGS, Readings
 from dims.layout import PRIVATE_DIR, Layout
 from dims.logs import one_line
-from dims.supervisor.brain.engine import Clock, Engine
+from dims.supervisor.brain.engine import Engine
 from dims.supervisor.brain.fleet_storage import FleetStorage
 from dims.supervisor.brain.keeper_link import KeeperLink
 from dims.supervisor.brain.links import Links
@@ -64,6 +63,7 @@ from dims.supervisor.units.units import (
     TelegramAddress,
     UnitKind,
 )
+from dims.system.clock import SYSTEM
 from dims.system.exits import is_alive
 
 _log = logging.getLogger(__name__)
@@ -92,9 +92,8 @@ class ProcessSupervisor:
         self.keeper = KeeperLink(self)
         self.links = Links(self)
         self.processes = Processes(self._gone)
-        clock = Clock(time.monotonic, time.time, random.random)
         pace = Pace(config.fleet.starts_at_once, config.cold_login_limit)
-        self.engine = Engine(store, self, clock, pace)
+        self.engine = Engine(store, self, SYSTEM, pace)
         # Asked once: after the keeper's end it would be somebody else, before the link tells.
         self._keeper_pid = os.getppid()
         self.started_s = time.monotonic()
