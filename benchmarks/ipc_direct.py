@@ -24,6 +24,7 @@ from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.system.clock import SYSTEM
 
 CLIENT, SERVER = Address("shop"), Address("store")
 WARM_UP = 200
@@ -115,7 +116,7 @@ def request_dims(work: Path, count: int) -> Figures:
 
     async def serve(ready: Ready) -> None:
         over = asyncio.get_running_loop().create_future()
-        deliveries = Deliveries(None, Clerk(), RetryPolicy(), SLOTS)
+        deliveries = Deliveries(None, Clerk(), RetryPolicy(), SLOTS, clock=SYSTEM)
 
         def came(channel: Channel, envelope: Envelope) -> None:
             deliveries.ask(envelope, partial(channel.answer, envelope))

@@ -34,6 +34,7 @@ from dims.errors import AlreadyRunningError, RefusedError, UsageError
 from dims.ipc.links.membership import Membership
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.terms import Terms, read_terms
+from dims.system.clock import SYSTEM
 
 ORPHAN_LIMIT_S = 3600.0
 """Without any brain for this long a worker drains and leaves."""
@@ -64,7 +65,7 @@ class Worker:
         self._lease = Lease(terms.lease, f"{terms.host}:{terms.port}", account)
         self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
-        self.mail = Mail(terms.bot, terms.mail, incarnation, bond)
+        self.mail = Mail(terms.bot, terms.mail, incarnation, bond, SYSTEM)
         tell = bond.say if bond is not None else None
         self.storage = Storage(terms.bot, terms.storage, tell, self._hide)
         self._module: ModuleType | None = None

@@ -21,6 +21,7 @@ from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 LIMIT_S = 10.0
 LAST = "last"
@@ -177,7 +178,9 @@ async def working(
 ) -> AsyncIterator[tuple[Deliveries, Clerk, Mailbox]]:
     """Deliveries out of a mailbox, not started yet; retries follow after `pause_s`."""
     mailbox, clerk = Mailbox(directory), Clerk(handle)
-    deliveries = Deliveries(mailbox, clerk, RetryPolicy(attempts, pause_s, pause_s), slots)
+    deliveries = Deliveries(
+        mailbox, clerk, RetryPolicy(attempts, pause_s, pause_s), slots, clock=SYSTEM
+    )
     try:
         async with asyncio.timeout(LIMIT_S):
             yield deliveries, clerk, mailbox

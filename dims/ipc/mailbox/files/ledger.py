@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -416,8 +415,3 @@ class Ledger:
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
     return DeadLetter(*row[:-1], readable=bool(row[-1]))  # type: ignore[misc]  # all columns
-
-
-def now() -> float:
-    """UTC seconds since 1970, the clock of everything that is kept."""
-    return time.time()

@@ -18,7 +18,7 @@ from dims.errors import ProtocolError
 from dims.ipc.mailbox.files import records
 from dims.ipc.mailbox.files.file_names import LaneKey, SegmentName, parse_name
 from dims.ipc.mailbox.files.lane import Item, Lane
-from dims.ipc.mailbox.files.ledger import DeadLetter, Ledger, now
+from dims.ipc.mailbox.files.ledger import DeadLetter, Ledger
 from dims.ipc.mailbox.files.records import HEAD
 from dims.ipc.mailbox.files.segment import SegmentWriter, list_names, remove_unborn
 from dims.ipc.wire.envelope import Envelope, Priority, created_s
@@ -244,11 +244,13 @@ def unread_bytes(directory: Path) -> int:
     return total
 
 
-def dead_letter(item: Item, message: Envelope | None, attempts: int, reason: str) -> DeadLetter:
-    """The dead letter that an item becomes."""
+def dead_letter(
+    item: Item, message: Envelope | None, attempts: int, reason: str, at_s: float
+) -> DeadLetter:
+    """The dead letter that an item becomes at `at_s`, in UTC seconds since 1970."""
     return DeadLetter(
         n=0,
-        at=now(),
+        at=at_s,
         id=message.id if message else f"{item.segment}@{item.end}",
         kind=message.kind if message else "",
         sender=item.segment.sender,

@@ -27,6 +27,7 @@ from dims.ipc.links.membership import Membership
 from dims.ipc.mailbox.files.mailbox import Mailbox
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.words.terms import MailTerms
+from dims.system.clock import SYSTEM
 
 
 class Bond:
@@ -55,7 +56,7 @@ async def mail(directory: Path, bond: Bond | None = None) -> AsyncIterator[Mail]
         handlers_at_once=4,
         grants=Grants((Grant(("me",), ("other",)),)),
     )
-    one = Mail("me", terms, 1, cast("Membership", bond))
+    one = Mail("me", terms, 1, cast("Membership", bond), SYSTEM)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield one

@@ -22,6 +22,7 @@ from dims.ipc.mailbox.files.segment import SEGMENT_BYTES, is_finished, list_name
 from dims.ipc.mailbox.files.writer import IDLE_S, LONGEST_WAIT_S, MailWriter
 from dims.ipc.wire.envelope import Envelope, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
+from dims.system.clock import SYSTEM
 
 LIMIT_S = 10.0
 ROOM_BYTES = 100_000_000
@@ -49,6 +50,7 @@ async def writing(
         lambda bot: root / f"{bot}.bell",
         waits_for_disk=waits_for_disk,
         mailbox_bytes=mailbox_bytes,
+        clock=SYSTEM,
     )
     try:
         async with asyncio.timeout(LIMIT_S):

@@ -31,7 +31,7 @@ def numbers(items: list[Item]) -> list[int]:
 
 def bury(mailbox: Mailbox, item: Item, message: Envelope | None = None) -> None:
     message = message or decode_payload(item.payload)
-    mailbox.ledger.bury(dead_letter(item, message, 3, "why"))
+    mailbox.ledger.bury(dead_letter(item, message, 3, "why", 0.0))
     mailbox.settle(item, None)
 
 
@@ -214,7 +214,7 @@ def test_bytes_that_are_no_message_stay_in_the_box(tmp_path: Path) -> None:
         (lane,) = mailbox.lanes
         item = lane.next()
         assert item is not None
-        mailbox.ledger.bury(dead_letter(item, None, 0, "quarantined"))
+        mailbox.ledger.bury(dead_letter(item, None, 0, "quarantined", 0.0))
         (one,) = mailbox.ledger.dead()
         assert (one.payload, one.readable, one.sender) == (b"garbage", False, "a")
         assert one.id.startswith(str(name))
