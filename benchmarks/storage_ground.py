@@ -28,6 +28,7 @@ from dims.storage.connections.connecting import connect
 from dims.storage.connections.pool import Pool, PoolSettings
 from dims.storage.embedded.binaries import Source
 from dims.storage.names import Shape
+from dims.system.clock import SYSTEM
 from dims.system.sealed import new_password
 
 SHAPE = Shape()
@@ -114,7 +115,11 @@ class Home:
             statement_s=STATEMENT_S,
         )  # fmt: skip
         settings = PoolSettings(max_size=connections, idle_s=WITHIN_S, acquire_s=WITHIN_S)
-        return Database(self.bots[number], Pool(opened, settings, name=self.bots[number]))
+        return Database(
+            self.bots[number],
+            Pool(opened, settings, name=self.bots[number], draw=SYSTEM.draw),
+            draw=SYSTEM.draw,
+        )
 
 
 def make_home(address: PostgresAddress, bots: int, users: int) -> Home:

@@ -67,7 +67,7 @@ class Worker:
         self._trouble = ""
         self.mail = Mail(terms.bot, terms.mail, incarnation, bond, SYSTEM)
         tell = bond.say if bond is not None else None
-        self.storage = Storage(terms.bot, terms.storage, tell, self._hide)
+        self.storage = Storage(terms.bot, terms.storage, tell, self._hide, SYSTEM.draw)
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
         self.commands = Commands(

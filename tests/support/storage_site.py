@@ -20,6 +20,7 @@ from dims.storage.bot.database import Database
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.pool import Pool, PoolSettings
 from dims.storage.names import Shape
+from dims.system.clock import SYSTEM
 
 SHAPE = Shape(partitions=4)
 T = TypeVar("T")
@@ -56,7 +57,7 @@ def pool_to(address: PostgresAddress, *, through_pooler: bool = False, **setting
         connect, address, timeout_s=WITHIN_S, application_name="test", statement_s=WITHIN_S,
         through_pooler=through_pooler,
     )  # fmt: skip
-    return Pool(opened, PoolSettings(**settings), name=address.user)
+    return Pool(opened, PoolSettings(**settings), name=address.user, draw=SYSTEM.draw)
 
 
 @contextmanager
@@ -80,7 +81,7 @@ async def database_of(site: StorageSite, **options: Any) -> AsyncIterator[Databa
     """The `bot.db` of a new bot; at the end no connection of it may be in use."""
     bot_id, address = await site.new_bot()
     pool = pool_to(address)
-    database = Database(bot_id, pool, **options)
+    database = Database(bot_id, pool, **options, draw=SYSTEM.draw)
     yield database
     stats = pool.stats()
     await database.close(WITHIN_S)

@@ -42,13 +42,15 @@ class Storage:
         terms: StorageTerms | None,
         tell: Tell | None,
         hide: Callable[[tuple[str, ...]], None],
+        draw: Callable[[], float],
     ) -> None:
         """`tell` says something to the brain; None where there is no fleet to share with. `hide`
-        keeps secrets out of the log."""
+        keeps secrets out of the log; `draw` gives 0 to 1."""
         self._bot = bot
         self._terms = terms
         self._tell = tell
         self._hide = hide
+        self._draw = draw
         self._database: Database | None = None
         self._pools: list[Pool] = []
         self._borrower: Borrower | None = None
@@ -81,6 +83,7 @@ class Storage:
                 name=name,
                 on_change=self._pool_changed,
                 allowed=allowed,
+                draw=self._draw,
             )
 
         self._pools = [pool(self._bot, "address")]
@@ -94,6 +97,7 @@ class Storage:
             replica=self._pools[1] if terms.replica is not None else None,
             replica_lag_s=terms.replica_lag_s,
             correlation=correlation.current,
+            draw=self._draw,
         )
 
     # What the brain says

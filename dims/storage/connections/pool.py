@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ class Pool:
         name: str,
         on_change: Callable[[], None] = lambda: None,
         allowed: int | None = None,
-        draw: Callable[[], float] = random.random,
+        draw: Callable[[], float],
     ) -> None:
         """`connect` opens one connection and ends within a limit of its own; what it raises as
         passing (`failures.is_passing`) is tried again. `on_change` is called whenever `open` or

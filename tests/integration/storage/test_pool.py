@@ -25,6 +25,7 @@ from dims.storage.connections.storage_errors import (
     UnavailableError,
     translate,
 )
+from dims.system.clock import SYSTEM
 
 SETTINGS = PoolSettings(max_size=3, idle_s=30, acquire_s=10)
 WITHIN_S = 20.0
@@ -84,7 +85,7 @@ async def pool_of(
     opener: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
     **options: object,
 ) -> AsyncIterator[Pool]:
-    made = Pool(opener or site.connect, settings, name="alpha", **options)  # type: ignore[arg-type]
+    made = Pool(opener or site.connect, settings, name="alpha", **options, draw=SYSTEM.draw)  # type: ignore[arg-type]
     try:
         yield made
     finally:
@@ -362,7 +363,7 @@ async def test_while_the_server_is_down_everybody_waits_for_it(
         first.ready()
         site = Site(first)
         first.end()
-        pool = Pool(site.connect, SETTINGS, name="alpha")
+        pool = Pool(site.connect, SETTINGS, name="alpha", draw=SYSTEM.draw)
         with pytest.raises(TimedOutError, match="there is no socket"):
             await _one(pool, timeout_s=0.3)
         asked = [asyncio.create_task(_one(pool, timeout_s=30)) for _ in range(5)]
@@ -398,7 +399,7 @@ async def test_a_wrong_password_is_told_to_everybody_at_once(site: Site) -> None
 
 
 async def test_closing_waits_for_what_is_in_use(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha")
+    pool = Pool(site.connect, SETTINGS, name="alpha", draw=SYSTEM.draw)
 
     async def work() -> int:
         async with pool.acquire() as connection:
@@ -416,7 +417,7 @@ async def test_closing_waits_for_what_is_in_use(site: Site) -> None:
 
 
 async def test_closing_cuts_off_what_does_not_end(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha")
+    pool = Pool(site.connect, SETTINGS, name="alpha", draw=SYSTEM.draw)
 
     async def hang() -> None:
         async with pool.acquire() as connection:
@@ -433,7 +434,7 @@ async def test_closing_cuts_off_what_does_not_end(site: Site) -> None:
 
 
 async def test_closing_refuses_whoever_waits(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha", allowed=0)
+    pool = Pool(site.connect, SETTINGS, name="alpha", allowed=0, draw=SYSTEM.draw)
     waiting = asyncio.create_task(_one(pool))
     await eventually(lambda: pool.wanted == 1, "somebody waits")
     await pool.close(1)
@@ -466,6 +467,7 @@ async def test_changes_are_told(site: Site) -> None:
         SETTINGS,
         name="alpha",
         on_change=lambda: told.append((pool.open, pool.wanted)),
+        draw=SYSTEM.draw,
     )
     assert await _one(pool) == 1
     await pool.close(5)
