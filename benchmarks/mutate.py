@@ -5,12 +5,12 @@
 Pure is what says so: every module of `dims` whose docstring has that word, so a new one is covered
 by itself. Changes one thing at a time in these modules (a condition becomes True or False, a
 boundary shifts, a statement goes, an operand of `and` goes, ...) and runs the tests that reach the
-changed function: of the unit and property tests those that import the module, or a pure one above
+changed function: of the unit and property tests those that import its module, or a pure one above
 it, and need no event loop; the module's own first, then the quick ones, without random seeds. A
 change that no test notices is a survivor. Prints the survivors and exits with 1 if there are any.
 Changes that change no behaviour are in `EQUIVALENT`, each with its reason.
 
-Every mutant is a forked child that loads the changed module instead of the file's.
+Tests are collected once. Every mutant is a forked child that gives the function another code.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import importlib.abc
-import importlib.util
+import importlib
+import inspect
 import json
 import os
 import re
@@ -27,13 +27,12 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -50,6 +49,8 @@ WALL_S = 300
 """Seconds after which it is given up whatever it takes: it waits for something."""
 ENOUGH_S = 15.0
 """CPU seconds of tests per mutant; the slowest beyond that are left out."""
+UNNOTICED, NOTICED, BROKEN = 0, 1, 99
+"""How a child ends: no test failed, one did, or it could not be asked."""
 
 EQUIVALENT = {
     "fleet._enqueue: min(missing) => max(missing)": "any missing service will do to wait for",
@@ -141,13 +142,17 @@ def _with_helpers(source: Source, helpers: Mapping[str, Source]) -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Reach:
-    """What one test file does without any change: CPU seconds, and the functions that it runs."""
+Function = tuple[str, str]
+"""A module, and the qualified name of a function in it."""
 
-    test: Path
-    cpu_s: float
-    functions: frozenset[tuple[str, str]]
+
+@dataclass
+class Reach:
+    """What one test does without any change: CPU seconds, and the functions that it runs."""
+
+    item: pytest.Item
+    cpu_s: float = 0.0
+    functions: frozenset[Function] = field(default=frozenset())
 
 
 class _Watch:
@@ -156,7 +161,7 @@ class _Watch:
     def __init__(self, pure: PureModules) -> None:
         self._modules = {str(source.path): name for name, source in pure.sources.items()}
         self._seen: set[CodeType] = set()
-        self.functions: set[tuple[str, str]] = set()
+        self.functions: set[Function] = set()
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -167,27 +172,172 @@ class _Watch:
                 self.functions.add((module, code.co_qualname.partition(".<locals>")[0]))
 
 
-class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the mutant in place of its module."""
-
-    def __init__(self, mutant: Mutant) -> None:
-        self.mutant = mutant
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        del path, target
-        if fullname != self.mutant.module:
-            return None
-        return importlib.util.spec_from_loader(fullname, self)
-
-    def exec_module(self, module: ModuleType) -> None:
-        code = compile(self.mutant.source, self.mutant.module, "exec")
-        exec(code, module.__dict__)  # noqa: S102 (our own)
+def _function(module: str, name: str) -> FunctionType:
+    """The function itself, below whatever decorates it."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part)
+    for inner in ("fget", "func", "__func__", "__wrapped__"):
+        found = getattr(found, inner, found)
+    assert isinstance(found, FunctionType), f"{module}.{name} is no function"
+    return found
 
 
-def run_tests(tests: Iterable[Path]) -> int:
-    """pytest's exit code for these files, in this process, without chance."""
+def _code_of(source: str, name: str) -> CodeType:
+    """The code of the function of that qualified name."""
+    left = [compile(source, name, "exec")]
+    while left:
+        code = left.pop()
+        if code.co_qualname == name:
+            return code
+        left += [one for one in code.co_consts if isinstance(one, CodeType)]
+    raise LookupError(name)
+
+
+def change(mutant: Mutant) -> None:
+    """From now on the function does what the mutant does."""
+    code = _code_of(mutant.source, mutant.function)
+    _function(mutant.module, mutant.function).__code__ = code
+
+
+def fork(task: Callable[[], int], cpu_s: float) -> int:
+    """Does the task in a child that says nothing; its exit code is what the task returns, BROKEN
+    when that raises. Returns the child's pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = BROKEN
+    try:
+        limit_s = int(cpu_s) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+        signal.alarm(WALL_S)
+        code = task()
+    finally:
+        os._exit(code)
+
+
+def side_by_side(
+    tasks: Iterable[tuple[Callable[[], int], float]], jobs: int
+) -> Iterator[tuple[int, int]]:
+    """Does each task, with its limit in CPU seconds, in a child; at most `jobs` at the same time.
+    Yields, as they end, the number of the task and its exit code, negative for a signal."""
+    running: dict[int, int] = {}
+    left = enumerate(tasks)
+    while True:
+        for number, (task, cpu_s) in left:
+            running[fork(task, cpu_s)] = number
+            if len(running) >= jobs:
+                break
+        if not running:
+            return
+        pid, status = os.wait()
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+
+
+class Trial:
+    """As a plugin of pytest: takes its tests when they are collected, and tries all mutants."""
+
+    def __init__(self, mutants: list[Mutant], pure: PureModules, jobs: int) -> None:
+        self._mutants = mutants
+        self._pure = pure
+        self._jobs = jobs
+        self._has_failed = False
+        self.survivors: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Asked for each file; nobody else says what is wrong with one."""
+        if report.failed:
+            print(report.longreprtext, file=sys.stderr)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Asked for each part of each test."""
+        self._has_failed = self._has_failed or report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Instead of running the tests."""
+        by_file: dict[Path, list[pytest.Item]] = defaultdict(list)
+        for item in session.items:
+            by_file[item.path].append(item)
+        reached = list(self._reaches(list(by_file.values())))
+        pairs = []
+        for mutant in self._mutants:
+            chosen = self._tests_for(mutant, reached)
+            if chosen:
+                pairs.append((mutant, chosen))
+            else:
+                self._survives(mutant, "no test reaches")
+        tasks = (self._attempt(*pair) for pair in pairs)
+        for number, code in side_by_side(tasks, self._jobs):
+            mutant = pairs[number][0]
+            if code == UNNOTICED:
+                self._survives(mutant, "survives")
+            elif code not in {NOTICED, -signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM}:
+                raise pytest.Exit(f"cannot be tried: {mutant.name}", BROKEN)
+        return True
+
+    def _survives(self, mutant: Mutant, how: str) -> None:
+        self.survivors.append(mutant.name)
+        print(f"{how}: {mutant.name}", file=sys.__stderr__, flush=True)
+
+    def _run(self, item: pytest.Item) -> bool:
+        """Whether the test passes."""
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self._has_failed
+
+    def _reaches(self, files: list[list[pytest.Item]]) -> Iterator[Reach]:
+        """What each test does without any change. Ends everything when one of them fails."""
+        pipes = [os.pipe() for _ in files]
+        tasks = [
+            (lambda items=items, pipe=pipe: self._watch(items, pipe[1]), WALL_S)
+            for items, pipe in zip(files, pipes, strict=True)
+        ]
+        for number, code in side_by_side(tasks, self._jobs):
+            if code != UNNOTICED:
+                raise pytest.Exit(f"fails without any change: {files[number][0].path}", BROKEN)
+            os.close(pipes[number][1])
+            with os.fdopen(pipes[number][0]) as end:
+                told = json.load(end)
+            for item, (cpu_s, functions) in zip(files[number], told, strict=True):
+                yield Reach(item, cpu_s, frozenset((module, name) for module, name in functions))
+
+    def _watch(self, items: list[pytest.Item], pipe: int) -> int:
+        told = []
+        for item in items:
+            watch, began_s = _Watch(self._pure), time.process_time()
+            sys.setprofile(watch)
+            passed = self._run(item)
+            sys.setprofile(None)
+            if not passed:
+                return NOTICED
+            told.append((time.process_time() - began_s, sorted(watch.functions)))
+        with os.fdopen(pipe, "w") as end:
+            json.dump(told, end)
+        return UNNOTICED
+
+    def _tests_for(self, mutant: Mutant, reached: Iterable[Reach]) -> list[Reach]:
+        """The tests that run what is changed: the module's own first, then the quick ones."""
+        stem = self._pure.shown[mutant.module].rpartition(".")[2]
+        found = [one for one in reached if (mutant.module, mutant.function) in one.functions]
+        found.sort(key=lambda one: (stem not in one.item.path.stem, one.cpu_s))
+        chosen, sum_s = [], 0.0
+        for one in found:
+            if not chosen or sum_s + one.cpu_s <= ENOUGH_S:
+                chosen.append(one)
+                sum_s += one.cpu_s
+        return chosen
+
+    def _attempt(self, mutant: Mutant, tests: list[Reach]) -> tuple[Callable[[], int], float]:
+        """The task that tells whether the tests notice the mutant, and its limit in CPU seconds."""
+
+        def task() -> int:
+            change(mutant)
+            return UNNOTICED if all(self._run(one.item) for one in tests) else NOTICED
+
+        return task, LIMIT_S + 3 * sum(one.cpu_s for one in tests)
+
+
+def survivors(mutants: list[Mutant], pure: PureModules, jobs: int) -> list[str]:
+    """The names of those that no test noticed. Exits when the tests fail without any change."""
     settings.register_profile(
         "mutate",
         derandomize=True,
@@ -199,142 +349,15 @@ def run_tests(tests: Iterable[Path]) -> int:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("mutate")
-    names = ("cacheprovider", "asyncio", "timeout", "hypothesispytest", "xdist")
-    plugins = [f"-pno:{name}" for name in names]
-    options = ["-x", "-q", "--no-header", "--tb=no", "--noconftest", "-c", os.devnull]
-    return int(pytest.main([*options, "--rootdir", str(ROOT), *plugins, *map(str, tests)]))
-
-
-def fork(task: Callable[[], int], cpu_s: float) -> int:
-    """Does the task in a child that says nothing; its exit code is what the task returns, 99 when
-    that raises. Returns the child's pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        limit_s = int(cpu_s) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
-        signal.alarm(WALL_S)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        code = task()
-    finally:
-        os._exit(code)
-
-
-def side_by_side(
-    tasks: Iterable[tuple[Callable[[], int], float]], jobs: int
-) -> Iterator[tuple[int, int, float]]:
-    """Does each task, with its limit in CPU seconds, in a child; at most `jobs` at the same time.
-    Yields, as they end, its number, its wait status and the CPU seconds that it took."""
-    running: dict[int, int] = {}
-    left = enumerate(tasks)
-    while True:
-        for number, (task, cpu_s) in left:
-            running[fork(task, cpu_s)] = number
-            if len(running) >= jobs:
-                break
-        if not running:
-            return
-        pid, status, usage = os.wait4(-1, 0)
-        yield running.pop(pid), status, usage.ru_utime + usage.ru_stime
-
-
-def reaches(pure: PureModules, tests: Sequence[Path], jobs: int) -> list[Reach]:
-    """What each test file does without any change. Exits when one of them fails."""
-    pipes = [os.pipe() for _ in tests]
-
-    def task(number: int) -> Callable[[], int]:
-        def run() -> int:
-            watch = _Watch(pure)
-            sys.setprofile(watch)
-            code = run_tests([tests[number]])
-            sys.setprofile(None)
-            with os.fdopen(pipes[number][1], "w") as end:
-                json.dump(sorted(watch.functions), end)
-            return code
-
-        return run
-
-    found = []
-    for number, status, cpu_s in side_by_side(
-        ((task(number), WALL_S) for number in range(len(tests))), jobs
-    ):
-        if status:
-            sys.exit(f"{tests[number]} fails without any change")
-        os.close(pipes[number][1])
-        with os.fdopen(pipes[number][0]) as end:
-            functions = frozenset((module, name) for module, name in json.load(end))
-        found.append(Reach(tests[number], cpu_s, functions))
-    return found
-
-
-Pair = tuple[Mutant, list[Reach]]
-
-
-def tests_for(mutant: Mutant, shown: str, reached: Iterable[Reach]) -> list[Reach]:
-    """The tests that run what is changed: the module's own first, then the quick ones."""
-    stem = shown.rpartition(".")[2]
-    found = [one for one in reached if (mutant.module, mutant.function) in one.functions]
-    found.sort(key=lambda one: (stem not in one.test.stem, one.cpu_s))
-    chosen, sum_s = [], 0.0
-    for one in found:
-        if not chosen or sum_s + one.cpu_s <= ENOUGH_S:
-            chosen.append(one)
-            sum_s += one.cpu_s
-    return chosen
-
-
-def attempt(mutant: Mutant, tests: list[Reach]) -> tuple[Callable[[], int], float]:
-    """The task that tells whether the tests notice the mutant, and its limit in CPU seconds."""
-
-    def run() -> int:
-        sys.meta_path.insert(0, _Loader(mutant))
-        return run_tests(one.test for one in tests)
-
-    return run, LIMIT_S + 3 * sum(one.cpu_s for one in tests)
-
-
-def unchanged(pure: PureModules, reached: Sequence[Reach], modules: Iterable[str]) -> list[Pair]:
-    """Each module as it is, loaded as a mutant is, with the tests that reach it."""
-    pairs = []
-    for name in sorted(modules):
-        source = ast.unparse(ast.parse(pure.sources[name].path.read_text("utf-8")))
-        tests = [one for one in reached if name in {module for module, _ in one.functions}]
-        pairs.append((Mutant(name, "", f"{pure.shown[name]} unchanged", source), tests))
-    return pairs
-
-
-def survivors(mutants: list[Mutant], pure: PureModules, jobs: int) -> list[str]:
-    """The names of those that no test noticed. Exits when tests fail without any change."""
     wanted = {mutant.module for mutant in mutants}
-    tests = [path for path, modules in pure.tests.items() if modules & wanted]
-    reached = reaches(pure, tests, jobs)
-    found, pairs = [], []
-    for mutant in mutants:
-        chosen = tests_for(mutant, pure.shown[mutant.module], reached)
-        if chosen:
-            pairs.append((mutant, chosen))
-        else:
-            found.append(mutant.name)
-            print(f"no test reaches: {mutant.name}", flush=True)
-    controls = unchanged(pure, reached, {mutant.module for mutant, _ in pairs})
-    unnoticed = {mutant.name for mutant in unnoticed_of(controls, jobs)}
-    if failing := [mutant.name for mutant, _ in controls if mutant.name not in unnoticed]:
-        sys.exit(f"tests fail with {failing}")
-    for mutant in unnoticed_of(pairs, jobs):
-        found.append(mutant.name)
-        print(f"survives: {mutant.name}", flush=True)
-    return found
-
-
-def unnoticed_of(pairs: Sequence[Pair], jobs: int) -> Iterator[Mutant]:
-    """Those whose tests all pass, as they are found."""
-    for number, status, _ in side_by_side((attempt(*pair) for pair in pairs), jobs):
-        if status == 0:
-            yield pairs[number][0]
+    tests = [str(path) for path, modules in pure.tests.items() if modules & wanted]
+    names = ("cacheprovider", "asyncio", "timeout", "hypothesispytest", "xdist", "terminal")
+    plugins = [f"-pno:{name}" for name in names]
+    options = ["--noconftest", "-c", os.devnull, "--rootdir", str(ROOT)]
+    trial = Trial(mutants, pure, jobs)
+    if code := pytest.main([*options, *plugins, *tests], [trial]):
+        sys.exit(f"the tests cannot be asked: {code}")
+    return trial.survivors
 
 
 def main() -> int:
