@@ -30,8 +30,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -286,21 +287,20 @@ class Trial:
 
     def _reaches(self, files: list[list[pytest.Item]]) -> Iterator[Reach]:
         """What each test does without any change. Ends everything when one of them fails."""
-        pipes = [os.pipe() for _ in files]
-        tasks = [
-            (lambda items=items, pipe=pipe: self._watch(items, pipe[1]), WALL_S)
-            for items, pipe in zip(files, pipes, strict=True)
-        ]
-        for number, code in side_by_side(tasks, self._jobs):
-            if code != UNNOTICED:
-                raise pytest.Exit(f"fails without any change: {files[number][0].path}", BROKEN)
-            os.close(pipes[number][1])
-            with os.fdopen(pipes[number][0]) as end:
-                told = json.load(end)
-            for item, (cpu_s, functions) in zip(files[number], told, strict=True):
-                yield Reach(item, cpu_s, frozenset((module, name) for module, name in functions))
+        with TemporaryDirectory() as place:
+            notes = [Path(place, str(number)) for number in range(len(files))]
+            tasks = [
+                (partial(self._watch, items, note), WALL_S)
+                for items, note in zip(files, notes, strict=True)
+            ]
+            for number, code in side_by_side(tasks, self._jobs):
+                if code != UNNOTICED:
+                    raise pytest.Exit(f"fails without any change: {files[number][0].path}", BROKEN)
+                told = json.loads(notes[number].read_text("utf-8"))
+                for item, (cpu_s, functions) in zip(files[number], told, strict=True):
+                    yield Reach(item, cpu_s, frozenset((where, name) for where, name in functions))
 
-    def _watch(self, items: list[pytest.Item], pipe: int) -> int:
+    def _watch(self, items: list[pytest.Item], note: Path) -> int:
         told = []
         for item in items:
             watch, began_s = _Watch(self._pure), time.process_time()
@@ -310,8 +310,7 @@ class Trial:
             if not passed:
                 return NOTICED
             told.append((time.process_time() - began_s, sorted(watch.functions)))
-        with os.fdopen(pipe, "w") as end:
-            json.dump(told, end)
+        note.write_text(json.dumps(told), "utf-8")
         return UNNOTICED
 
     def _tests_for(self, mutant: Mutant, reached: Iterable[Reach]) -> list[Reach]:
