@@ -273,7 +273,7 @@ class Trial:
             if code == UNNOTICED:
                 self._survives(mutant, "survives")
             elif code not in {NOTICED, -signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM}:
-                raise pytest.Exit(f"cannot be tried: {mutant.name}", BROKEN)
+                pytest.exit(f"cannot be tried: {mutant.name}: {code}", BROKEN)
         return True
 
     def _survives(self, mutant: Mutant, how: str) -> None:
@@ -295,7 +295,7 @@ class Trial:
             ]
             for number, code in side_by_side(tasks, self._jobs):
                 if code != UNNOTICED:
-                    raise pytest.Exit(f"fails without any change: {files[number][0].path}", BROKEN)
+                    pytest.exit(f"fails without any change: {files[number][0].path}", BROKEN)
                 told = json.loads(notes[number].read_text("utf-8"))
                 for item, (cpu_s, functions) in zip(files[number], told, strict=True):
                     yield Reach(item, cpu_s, frozenset((where, name) for where, name in functions))
