@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: hours pass in milliseconds, no one sleeps."""
+"""Event loops with a clock of their own: it jumps to the next timer, or is set ahead by hand."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be set ahead: what waits for its time has it then."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

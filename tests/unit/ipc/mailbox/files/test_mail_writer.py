@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from post import letter
+from virtual import JumpingLoop
 
 from dims.errors import FullError, ProtocolError, RefusedError, StateError
 from dims.ipc.mailbox.files.doorbell import MOST_NAMES, Doorbell, Ringer
@@ -27,15 +28,6 @@ from dims.system.clock import SYSTEM
 LIMIT_S = 10.0
 ROOM_BYTES = 100_000_000
 both = pytest.mark.parametrize("waits_for_disk", [False, True])
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock can be set ahead: what waits for its time has it then."""
-
-    ahead_s = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead_s
 
 
 @asynccontextmanager
