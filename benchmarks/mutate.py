@@ -27,6 +27,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import CodeType, FrameType, FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -184,9 +185,15 @@ def _function(module: str, name: str) -> FunctionType:
     return found
 
 
-def _code_of(source: str, name: str) -> CodeType:
-    """The code of the function of that qualified name."""
-    left = [compile(source, name, "exec")]
+def _code_of(source: str, name: str, *, has_super: bool) -> CodeType:
+    """The code of the function of that qualified name; with the cell that `super()` needs, whether
+    the function still says that or not, if it did: a function keeps its number of cells."""
+    tree = ast.parse(source)
+    if has_super:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]:
+                node.body.append(ast.parse("__class__").body[0])
+    left = [compile(ast.fix_missing_locations(tree), name, "exec")]
     while left:
         code = left.pop()
         if code.co_qualname == name:
@@ -197,8 +204,9 @@ def _code_of(source: str, name: str) -> CodeType:
 
 def change(mutant: Mutant) -> None:
     """From now on the function does what the mutant does."""
-    code = _code_of(mutant.source, mutant.function)
-    _function(mutant.module, mutant.function).__code__ = code
+    function = _function(mutant.module, mutant.function)
+    has_super = "__class__" in function.__code__.co_freevars
+    function.__code__ = _code_of(mutant.source, mutant.function, has_super=has_super)
 
 
 def fork(task: Callable[[], int], cpu_s: float) -> int:
@@ -213,6 +221,8 @@ def fork(task: Callable[[], int], cpu_s: float) -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
         signal.alarm(WALL_S)
         code = task()
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(code)
 
@@ -233,6 +243,11 @@ def side_by_side(
             return
         pid, status = os.wait()
         yield running.pop(pid), os.waitstatus_to_exitcode(status)
+
+
+def _give_up(why: str) -> NoReturn:
+    print(why, file=sys.__stderr__)
+    pytest.exit(why, BROKEN)
 
 
 class Trial:
@@ -273,7 +288,7 @@ class Trial:
             if code == UNNOTICED:
                 self._survives(mutant, "survives")
             elif code not in {NOTICED, -signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM}:
-                pytest.exit(f"cannot be tried: {mutant.name}: {code}", BROKEN)
+                _give_up(f"cannot be tried: {mutant.name}: {code}")
         return True
 
     def _survives(self, mutant: Mutant, how: str) -> None:
@@ -295,7 +310,7 @@ class Trial:
             ]
             for number, code in side_by_side(tasks, self._jobs):
                 if code != UNNOTICED:
-                    pytest.exit(f"fails without any change: {files[number][0].path}", BROKEN)
+                    _give_up(f"fails without any change: {files[number][0].path}")
                 told = json.loads(notes[number].read_text("utf-8"))
                 for item, (cpu_s, functions) in zip(files[number], told, strict=True):
                     yield Reach(item, cpu_s, frozenset((where, name) for where, name in functions))
