@@ -256,7 +256,7 @@ def _anchored(option: str, directory: Path) -> str:
     name, _, value = option.partition("=")
     if name not in TLS_FILES or not value or value == _SYSTEM:
         return option
-    return f"{name}={quote(str(directory / unquote(value)), safe='/')}"
+    return f"{name}={quote(str(directory / unquote(value)))}"
 
 
 def _bracketed(host: str) -> str:
