@@ -43,8 +43,8 @@ class LaneDepth:
 
 
 class Mailbox:
-    """Opened by one process at a time; raises AlreadyRunningError otherwise, StateError when the
-    files cannot be used."""
+    """Opened by one process at a time; raises AlreadyRunningError otherwise, StateError or
+    OSError when the files cannot be used; then nothing stays open."""
 
     def __init__(self, directory: Path, *, waits_for_disk: bool = False) -> None:
         self.directory = directory
@@ -58,9 +58,13 @@ class Mailbox:
             raise
         _open.add(self)
         self._lanes: dict[LaneKey, Lane] = {}
-        names = list_names(directory)
-        self._remove_consumed(names)
-        self._note(map(parse_name, names))
+        try:
+            names = list_names(directory)
+            self._remove_consumed(names)
+            self._note(map(parse_name, names))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self, in_hand: Iterable[Item] = ()) -> None:
         """Keeps everything and lets the next reader in."""

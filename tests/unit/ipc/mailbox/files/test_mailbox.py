@@ -18,6 +18,7 @@ from dims.ipc.mailbox.files.segment import SegmentWriter, list_names
 from dims.ipc.wire.envelope import Envelope, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 
+FILE = "a~1~0000000000000001-0000.seg"
 LOW, NORMAL, HIGH = Priority.LOW, Priority.NORMAL, Priority.HIGH
 
 
@@ -145,6 +146,17 @@ def test_what_a_former_reader_consumed_is_removed_at_the_next_opening(tmp_path: 
     with opened(left) as mailbox:
         assert all_of(mailbox) == []
         assert list_names(left) == []
+
+
+def test_a_mailbox_that_cannot_be_opened_lets_the_next_try_in(tmp_path: Path) -> None:
+    with opened(tmp_path) as mailbox:
+        mailbox.ledger.done(FILE)
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(IsADirectoryError) as failed:
+        Mailbox(tmp_path)
+    (tmp_path / FILE).rmdir()
+    with opened(tmp_path) as mailbox:
+        assert dict(mailbox.ledger.segments()) == {}, failed
 
 
 def test_notes_without_a_file_are_forgotten(tmp_path: Path) -> None:
