@@ -35,6 +35,7 @@ OWNER = "dims"
 DATABASE = "postgres"
 PORT = 5432
 """Only part of the socket's name."""
+SOCKET = f".s.PGSQL.{PORT}"
 BUILTIN_LOCALE_SINCE = 17
 INITDB_WITHIN_S = 120.0
 PARTIAL = "data.partial-"
@@ -144,7 +145,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def spawn(self, output: int | None = None) -> subprocess.Popen[bytes]:
         """As every server's."""
-        self.home.socket(f".s.PGSQL.{PORT}.lock")
+        self.home.socket(f"{SOCKET}.lock")
         with self.alone() as descriptor:
             _forget_former(self.home.data)
             self.home.make_sockets(self.account)
@@ -156,7 +157,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     async def probe(self, timeout_s: float) -> Health:
         """As every server's."""
-        return await probe_postgres(self.home.socket(f".s.PGSQL.{PORT}"), OWNER, timeout_s)
+        return await probe_postgres(self.home.socket(SOCKET), OWNER, timeout_s)
 
     def address(self) -> dict[str, Any]:
         """As every server's."""
