@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -60,7 +61,7 @@ class Database(Tables):
         pool: Pool,
         *,
         replica: Pool | None = None,
-        replica_lag_s: float = 2.0,
+        replica_lag_s: float = math.inf,
         correlation: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`correlation` says what is being worked on, if anything. For `replica_lag_s` seconds

@@ -6,10 +6,12 @@ The invariants are in `world`, next to what they watch.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from usual import POLICY, RESTART
 from world import World, ask, file_changes
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
@@ -39,11 +41,11 @@ from dims.supervisor.core.orders import Desired, Tell
 from dims.supervisor.core.states import TRANSITIONS, Policy, State, UnitRecord
 
 RESTARTS = (
-    RestartPolicy(),
-    RestartPolicy(max_restarts=1, within_s=50.0, slow_retry_s=5.0, max_delay_s=3.0),
-    RestartPolicy(first_delay_s=0.0, max_restarts=2, within_s=30.0, slow_retry_s=0.0),
-    RestartPolicy(first_delay_s=0.0, max_delay_s=0.0, max_restarts=0, stable_after_s=0.0),
-    RestartPolicy(max_restarts=3, within_s=0.0, factor=1e9, first_delay_s=1e-9),
+    RESTART,
+    replace(RESTART, max_restarts=1, within_s=50.0, slow_retry_s=5.0, max_delay_s=3.0),
+    replace(RESTART, first_delay_s=0.0, max_restarts=2, within_s=30.0, slow_retry_s=0.0),
+    replace(RESTART, first_delay_s=0.0, max_delay_s=0.0, max_restarts=0, stable_after_s=0.0),
+    replace(RESTART, max_restarts=3, within_s=0.0, factor=1e9, first_delay_s=1e-9),
 )
 POLICIES = st.builds(
     Policy,
@@ -64,7 +66,7 @@ class OneUnit(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(Policy())
+        self.world = World(POLICY)
 
     @initialize(policy=POLICIES)
     def begin(self, policy: Policy) -> None:
@@ -239,7 +241,7 @@ ANY_POLICY = st.builds(
 def test_any_fact_at_any_time_gets_an_answer_from_the_table(
     restart: RestartPolicy, story: list[tuple[Fact, float, float]]
 ) -> None:
-    record = UnitRecord(UnitId("echo"), Policy(restart))
+    record = UnitRecord(UnitId("echo"), replace(POLICY, restart=restart))
     for fact, now_s, draw in story:
         state = record.state
         record, orders = decide(record, fact, now_s, draw)
@@ -259,7 +261,7 @@ def test_any_fact_at_any_time_gets_an_answer_from_the_table(
 def test_a_new_brain_starts_what_should_run_unless_told_to_wait(
     desired: Desired, retry_after_s: float | None, now_s: float
 ) -> None:
-    record, orders = restore(UnitRecord(UnitId("echo")), desired, retry_after_s, now_s)
+    record, orders = restore(UnitRecord(UnitId("echo"), POLICY), desired, retry_after_s, now_s)
     told = retry_after_s is not None and retry_after_s > 0
     if desired is Desired.STOPPED:
         assert orders == ()
