@@ -12,11 +12,11 @@ import asyncpg
 from embedded import USERS, Service, place_for
 from fleet import LOOK_S, WITHIN_S
 from pgbouncer import pgbouncer, verifiers
+from roles import put_bot
 from usual import pool_limits
 
 from dims.addresses import PostgresAddress
 from dims.migrations.runner import Migrations
-from dims.storage.admin import tenancy
 from dims.storage.bot.database import Database
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.pool import Pool
@@ -44,7 +44,7 @@ class StorageSite:
         bot_id = f"bot{self._made}"
         admin = await self.admin()
         try:
-            password = await tenancy.create_bot_role(admin, SHAPE, bot_id)
+            password = await put_bot(admin, SHAPE, bot_id)
             await admin.execute("INSERT INTO dims.bots (bot_id) VALUES ($1)", bot_id)
         finally:
             await admin.close()

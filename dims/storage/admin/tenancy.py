@@ -14,9 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from dims.errors import ServiceError, StateError
 from dims.storage.admin.foundations import BOT_CONNECTIONS, BOT_SETTINGS, membership
-from dims.storage.admin.scram import verifier
 from dims.storage.names import Shape, literal, quoted
-from dims.system.sealed import new_password
 
 _ATTRIBUTES = "LOGIN INHERIT NOCREATEDB NOCREATEROLE"
 """Superuser, replication and row security stay off as CREATE ROLE begins; only a superuser may
@@ -62,33 +60,6 @@ def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
         yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"
 
 
-async def create_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
-    """Makes the role of a bot and returns its password, which is nowhere else. Raises StateError
-    when there is one, UsageError for what is no bot id."""
-    role, password = shape.bot_role(bot_id), new_password()
-    if await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", quoted(role)):
-        raise StateError(f"the role {role} is there already", hint="rotate its password instead")
-    made = LoginRole(role, verifier(password), is_bot=True, exists=False)
-    await put_roles(connection, shape, [made])
-    return password
-
-
-async def rotate_password(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
-    """Gives a bot's role a new password and returns it. Connections that are open stay open: end
-    them with `end_sessions` when the former one has leaked."""
-    return await set_password(connection, shape.bot_role(bot_id))
-
-
-async def set_password(connection: asyncpg.Connection, role: str) -> str:
-    """Gives any role, such as the migrator's, a new random password and returns it."""
-    password = new_password()
-    with _explained(role):
-        await connection.execute(
-            f"ALTER ROLE {quoted(role)} PASSWORD {literal(verifier(password))}"
-        )
-    return password
-
-
 async def end_sessions(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:
     """Ends all connections of a bot's role; how many there were."""
     ended: int = await connection.fetchval(
@@ -110,17 +81,6 @@ async def drop_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: st
         await end_sessions(connection, shape, bot_id)
         await connection.execute(f"DROP ROLE {quoted(role)}")
     return True
-
-
-async def bot_roles(connection: asyncpg.Connection, shape: Shape) -> list[str]:
-    """The ids of all bots that have a role."""
-    prefix = shape.bot_prefix
-    rows = await connection.fetch(
-        "SELECT rolname::text AS name FROM pg_roles WHERE starts_with(rolname::text, $1) "
-        "ORDER BY 1",
-        prefix,
-    )
-    return [row["name"].removeprefix(prefix) for row in rows]
 
 
 async def erase_bot(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:

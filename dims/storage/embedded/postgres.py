@@ -15,10 +15,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dims.errors import ServiceError
 from dims.storage.embedded import child, home
@@ -67,24 +65,6 @@ log_error_verbosity = terse
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """How the owner connects."""
-
-    host: str
-    """The directory of the socket."""
-    port: int
-    user: str
-    database: str
-    password: str = field(repr=False)
-
-    @property
-    def dsn(self) -> str:
-        """As a URL, without the password."""
-        host = quote(self.host, safe="")
-        return f"postgresql://{self.user}@/{self.database}?host={host}&port={self.port}"
-
-
 def password_file(state: Path) -> Path:
     """Where the owner's password is sealed."""
     return state / "postgres.password"
@@ -119,14 +99,6 @@ class EmbeddedPostgres(EmbeddedServer):
         self._sealed = password_file(state)
         self._max_connections = max_connections
         self._system = system
-
-    @property
-    def connection(self) -> ServerAddress:
-        """How the owner connects. Raises ServiceError before the first `prepare`."""
-        password = seal.read(self._sealed)
-        if password is None:
-            raise ServiceError(f"{self._sealed} is missing")
-        return ServerAddress(str(self.home.sockets), PORT, OWNER, DATABASE, password)
 
     def prepare(self) -> None:
         """Makes the cluster unless there is one, and whatever else the server will need.
