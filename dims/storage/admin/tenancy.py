@@ -16,9 +16,13 @@ from dims.errors import ServiceError, StateError
 from dims.storage.admin.foundations import BOT_CONNECTIONS, BOT_SETTINGS, membership
 from dims.storage.names import Shape, literal, quoted
 
-_ATTRIBUTES = "LOGIN INHERIT NOCREATEDB NOCREATEROLE"
-"""Superuser, replication and row security stay off as CREATE ROLE begins; only a superuser may
-say so."""
+_TOO_MUCH = """\
+SELECT rolname::text AS name, concat_ws(' ', CASE WHEN rolcreatedb THEN 'NOCREATEDB' END,
+  CASE WHEN rolcreaterole THEN 'NOCREATEROLE' END) AS less
+FROM pg_catalog.pg_roles WHERE rolname = ANY($1::text[]) AND (rolcreatedb OR rolcreaterole)"""
+"""A new role has neither. It is taken away only where it is: an administrator who may not give
+CREATEDB may not say NOCREATEDB (PostgreSQL 16). Superuser, replication and row security only a
+superuser could give or take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +43,28 @@ async def put_roles(
 
     Raises ServiceError without the rights for that, StateError before the first migration.
     """
+    roles = list(roles)
     options = membership(await _version(connection), inherit=True, may_set=False)
+    found = await connection.fetch(_TOO_MUCH, [role.name for role in roles if role.is_bot])
+    less = {row["name"]: row["less"] for row in found}
     script = "\n".join(
-        f"{statement};" for role in roles for statement in _put(role, shape, options)
+        f"{statement};"
+        for role in roles
+        for statement in _put(role, shape, options, less.get(role.name, ""))
     )
     with _explained("the roles of bots"):
         # Without parameters several statements go in one message, and are one transaction.
         await connection.execute(script)
 
 
-def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
+def _put(role: LoginRole, shape: Shape, options: str, less: str) -> Iterator[str]:
     name, password = quoted(role.name), literal(role.verifier)
     if not role.is_bot:
         yield f"ALTER ROLE {name} LOGIN PASSWORD {password}"
         return
     verb = "ALTER" if role.exists else "CREATE"
-    yield f"{verb} ROLE {name} {_ATTRIBUTES} CONNECTION LIMIT {BOT_CONNECTIONS} PASSWORD {password}"
+    limit = f"CONNECTION LIMIT {BOT_CONNECTIONS}"
+    yield f"{verb} ROLE {name} LOGIN INHERIT {less} {limit} PASSWORD {password}"
     yield f"GRANT {quoted(shape.bot)} TO {name}{options}"
     for setting, value in BOT_SETTINGS.items():
         yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"

@@ -256,6 +256,16 @@ async def test_a_role_that_nobody_uses_is_taken_over(place: Place) -> None:
     await place.may_come_in(roles)
 
 
+async def test_a_role_that_is_taken_over_keeps_no_rights_that_no_bot_has(superuser: Place) -> None:
+    place = superuser
+    await put_bot(place.admin, place.shape, "ada")
+    role = place.shape.bot_role("ada")
+    await place.root.execute(f"ALTER ROLE {role} CREATEDB CREATEROLE")
+    await place.roles().settle(place.admin)
+    rights = "SELECT rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = $1"
+    assert await place.root.fetchval(rights, role) is False
+
+
 async def test_rotation_gives_new_passwords_and_leaves_connections_open(place: Place) -> None:
     roles = place.roles()
     await roles.settle(place.admin)
