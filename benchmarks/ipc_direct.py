@@ -31,6 +31,7 @@ WARM_UP = 200
 """Requests before the first that counts."""
 ENOUGH_WAITING = 5_000
 """A sender of one-way messages waits while more than this wait for the socket."""
+RETRY = RetryPolicy(attempts=5, first_s=0.2, max_s=30.0)
 SLOTS = 16
 _LENGTH = struct.Struct(">I")
 
@@ -116,7 +117,7 @@ def request_dims(work: Path, count: int) -> Figures:
 
     async def serve(ready: Ready) -> None:
         over = asyncio.get_running_loop().create_future()
-        deliveries = Deliveries(None, Clerk(), RetryPolicy(), SLOTS, clock=SYSTEM)
+        deliveries = Deliveries(None, Clerk(), RETRY, SLOTS, clock=SYSTEM)
 
         def came(channel: Channel, envelope: Envelope) -> None:
             deliveries.ask(envelope, partial(channel.answer, envelope))

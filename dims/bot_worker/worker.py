@@ -30,7 +30,7 @@ from dims.bot_worker.telegram.client import build_client, check_health, sign_in,
 from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError, classify
 from dims.bot_worker.telegram.file_session import FileSession
 from dims.bot_worker.telegram.updates import UpdateTracker
-from dims.errors import AlreadyRunningError, RefusedError, UsageError
+from dims.errors import AlreadyRunningError, RefusedError, UsageError, with_hint
 from dims.ipc.links.membership import Membership
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.terms import Terms, read_terms
@@ -123,9 +123,7 @@ class Worker:
         except AlreadyRunningError as error:
             if self._bond is None:
                 raise
-            raise WorkerFailedError(
-                Failure(FailureClass.CRASH, f"{error} ({error.hint})")
-            ) from error
+            raise WorkerFailedError(Failure(FailureClass.CRASH, with_hint(error))) from error
         self._module = handlers.load_module(terms.handlers, terms.directory)
         session = FileSession(terms.session)
         client = build_client(terms, session)

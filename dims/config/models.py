@@ -401,11 +401,6 @@ class StorageSettings(Section):
         """Whether Redis is embedded (Valkey), off, or at a URL."""
         return self.redis if isinstance(self.redis, DatabaseKind) else DatabaseKind.URL
 
-    @property
-    def redis_url(self) -> SecretStr | None:
-        """The URL of Redis; None without one."""
-        return None if isinstance(self.redis, DatabaseKind) else self.redis
-
 
 def _address(url: SecretStr | None) -> PostgresAddress | None:
     return None if url is None else parse_postgres_url(url.get_secret_value())

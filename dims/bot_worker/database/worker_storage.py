@@ -66,20 +66,20 @@ class Storage:
 
     def _open(self) -> Database:
         from dims.storage.bot.database import Database  # noqa: PLC0415 (see above)
-        from dims.storage.connections.pool import Pool, PoolSettings  # noqa: PLC0415
+        from dims.storage.connections.pool import Pool, PoolLimits  # noqa: PLC0415
 
         terms = self._terms
         if terms is None:
             raise ServiceError(
                 f"{self._bot} has no database", hint="bots.yaml: storage: database: embedded"
             )
-        settings = PoolSettings(**terms.pool)
-        allowed = terms.share if self._tell is not None else settings.max_size
+        limits = PoolLimits(**terms.pool)
+        allowed = terms.share if self._tell is not None else limits.max_size
 
         def pool(name: str, which: str) -> Pool:
             return Pool(
                 lambda: self._connect(which),
-                settings,
+                limits,
                 name=name,
                 on_change=self._pool_changed,
                 allowed=allowed,
@@ -89,7 +89,7 @@ class Storage:
         self._pools = [pool(self._bot, "address")]
         if terms.replica is not None:
             self._pools.append(pool(f"{self._bot} (replica)", "replica"))
-        if self._tell is not None and terms.share < settings.max_size:
+        if self._tell is not None and terms.share < limits.max_size:
             self._borrower = Borrower(terms.share, self._report, self._allow)
         return Database(
             self._bot,

@@ -44,6 +44,7 @@ from dims.ipc.wire.envelope import ERROR, Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 from dims.ipc.wire.ids import new_id
 from dims.ipc.words.terms import MailTerms
+from dims.layout import doorbell, peer_socket
 from dims.system.clock import Clock
 
 FIRST_LOOK_S = 0.02
@@ -78,7 +79,8 @@ class Mail:
         self._mailbox: Mailbox | None = None
         self._deliveries: Deliveries | None = None
         self._doorbell = Doorbell(self._bell(bot), self._rung)
-        self._exchange = Exchange(bot, incarnation, terms.sockets / f"{bot}.peer", self, self._meet)
+        place = peer_socket(terms.sockets, bot)
+        self._exchange = Exchange(bot, incarnation, place, self, self._meet)
         self._replies: dict[MessageId, asyncio.Future[Envelope]] = {}
         self._draining = False
 
@@ -417,7 +419,7 @@ class Mail:
     # Parts
 
     def _bell(self, bot: str) -> Path:
-        return self._terms.sockets / f"{bot}.bell"
+        return doorbell(self._terms.sockets, bot)
 
     def _writing(self) -> MailWriter:
         if self._writer is None:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dims.errors import RefusedError, ServiceError
+from dims.errors import RefusedError, ServiceError, with_hint
 from dims.ipc.links.membership import Membership
 from dims.ipc.words.failures import FailureClass
 from dims.storage.embedded import child
@@ -150,8 +150,7 @@ class Service:
         """The last will; a brain that is not there learns it from the log."""
         if self._bond is None or self._joining is None:
             return
-        reason = f"{error} ({error.hint})" if error.hint else str(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await asyncio.shield(self._joining)
-                self._bond.last_will(failure, reason)
+                self._bond.last_will(failure, with_hint(error))

@@ -22,7 +22,14 @@ from dims.errors import AlreadyRunningError, ServiceError, StateError, UsageErro
 from dims.layout import PRIVATE_FILE, Layout
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import translate
-from dims.storage.embedded.postgres import DATABASE, OWNER, PORT, EmbeddedPostgres, password_file
+from dims.storage.embedded.postgres import (
+    DATABASE,
+    OWNER,
+    PORT,
+    SOCKET,
+    EmbeddedPostgres,
+    password_file,
+)
 from dims.storage.embedded.probe import Health, probe_postgres
 from dims.storage.embedded.server_log import read_postgres
 from dims.storage.names import Shape
@@ -209,7 +216,7 @@ async def _claimed(lock: FileLock, guests: _Guests, layout: Layout) -> bool:
 
 
 async def _until_it_answers(layout: Layout) -> None:
-    socket = layout.server_sockets(NAME) / f".s.PGSQL.{PORT}"
+    socket = layout.server_sockets(NAME) / SOCKET
     clock = asyncio.get_running_loop().time
     until_s = clock() + ANSWERS_WITHIN_S
     while await probe_postgres(socket, OWNER, LOOK_S * 20) is not Health.SERVES:

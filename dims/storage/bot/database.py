@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -59,7 +60,7 @@ class Database(Tables):
         pool: Pool,
         *,
         replica: Pool | None = None,
-        replica_lag_s: float = 2.0,
+        replica_lag_s: float = math.inf,
         correlation: Callable[[], str | None] = lambda: None,
         draw: Callable[[], float],
     ) -> None:

@@ -23,11 +23,12 @@ from storage_site import (
     roles_of,
     storage_site,
 )
+from usual import pool_limits
 
 from dims.errors import DimsError, StateError, TimedOutError, UsageError
 from dims.storage.bot.database import Database
 from dims.storage.bot.transaction import Isolation, Transaction, UndecidedError
-from dims.storage.connections.pool import Pool, PoolSettings
+from dims.storage.connections.pool import Pool
 from dims.storage.connections.storage_errors import (
     ConflictError,
     ForbiddenError,
@@ -454,7 +455,7 @@ async def test_without_its_replica_a_bot_reads_the_primary(
         raise UnavailableError("nobody there")
 
     bot_id, address = await site.new_bot()
-    replica = Pool(refuse, PoolSettings(acquire_s=0.1), name="replica", draw=SYSTEM.draw)
+    replica = Pool(refuse, pool_limits(acquire_s=0.1), name="replica", draw=SYSTEM.draw)
     db = Database(bot_id, pool_to(address), replica=replica, draw=SYSTEM.draw)
     for _ in range(3):
         assert await db.users.count() == 0
@@ -473,7 +474,7 @@ async def test_a_replica_that_is_read_only_is_not_asked_to_write(site: StorageSi
             database=address.database, server_settings={"default_transaction_read_only": "on"},
         )  # fmt: skip
 
-    replica = Pool(read_only, PoolSettings(), name="replica", draw=SYSTEM.draw)
+    replica = Pool(read_only, pool_limits(), name="replica", draw=SYSTEM.draw)
     db = Database(bot_id, pool_to(address), replica=replica, replica_lag_s=0, draw=SYSTEM.draw)
     row = "INSERT INTO chats (bot_id, chat_id, kind) VALUES ($1, 1, 'private') RETURNING chat_id"
     assert await db.fetchval(row, bot_id) == 1

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
+from roles import put_bot
 
 from dims.addresses import PostgresAddress
 from dims.migrations.runner import Migrations
@@ -172,7 +173,7 @@ async def test_what_takes_long_is_seen(site: Site) -> None:
 
 
 async def test_server_and_roles_are_told(site: Site) -> None:
-    await tenancy.create_bot_role(site.admin, site.shape, "one")
+    await put_bot(site.admin, site.shape, "one")
     facts = await inspection.server_facts(site.admin, site.shape)
     assert facts.max_connections == 100
     assert sum(facts.connections.values()) >= 1

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twin_postgres import FAILS_S, LETS_GO_S, OPENS_S, TwinConnection, TwinServer, check_twin
+from usual import pool_limits
 from virtual import run
 
 from dims.errors import ServiceError, TimedOutError
@@ -23,13 +24,13 @@ from dims.storage.connections.attempts import (
     REFUSED_DELAY_S,
     Attempts,
 )
-from dims.storage.connections.pool import SLICE_S, Pool, PoolSettings
+from dims.storage.connections.pool import SLICE_S, Pool
 from dims.storage.connections.slow_queries import SHOWN_CHARS, masked
 from dims.storage.connections.storage_errors import UnavailableError
 from dims.system.clock import SYSTEM
 
 MAX = 3
-LIMITS = PoolSettings(max_size=MAX, idle_s=1.0, acquire_s=5.0)
+LIMITS = pool_limits(max_size=MAX, idle_s=1.0, acquire_s=5.0)
 TICK_S = 1e-6
 """More than a float's rounding of the clock, less than anything here takes."""
 

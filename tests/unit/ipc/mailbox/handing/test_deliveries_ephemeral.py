@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from post import LIMIT_S, Clerk, Handle, letter, working
+from usual import RETRY
 
 from dims.errors import DimsError, RefusedError, RemoteError
 from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.mailbox.handing.places import URGENT_SLOTS
-from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Envelope, Priority
 from dims.system.clock import SYSTEM
 
@@ -28,7 +28,7 @@ async def offering(
 ) -> AsyncIterator[tuple[Deliveries, Clerk]]:
     """Deliveries without any mailbox."""
     clerk = Clerk(handle)
-    deliveries = Deliveries(None, clerk, RetryPolicy(), slots, clock=SYSTEM)
+    deliveries = Deliveries(None, clerk, RETRY, slots, clock=SYSTEM)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield deliveries, clerk
