@@ -36,10 +36,10 @@ from dims.sandbox.mtproto.keys import ServerKey
 
 SMALL_FACTORS = (1_009, 1_013, 1_019, 1_021)
 LARGE_FACTORS = (2_147_483_579, 2_147_483_587, 2_147_483_629, 2_147_483_647)
-"""Primes for p and q. Telegram's are both near 2**31, to make flooding costly. Nobody floods us, and
-a small p spares every fresh login some 30 ms of factoring in the client. Alike ones are found in
-the same step of Pollard's method once in a thousand times, and then Telethon takes the product for
-prime."""
+"""Primes for p and q. Telegram's are both near 2**31, to make flooding costly. Nobody floods us,
+and a small p spares every fresh login some 30 ms of factoring in the client. Alike ones are found
+in the same step of Pollard's method once in a thousand times, and then Telethon takes the product
+for prime."""
 
 _READ_ERRORS = (BufferError, IndexError, RuntimeError, ValueError, TypeError)
 
