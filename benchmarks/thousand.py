@@ -64,7 +64,7 @@ class Figures:
     cold_s: float | None = None
     warm_s: list[float] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
-    """Of a warm start, the last one: by process, the others together as `all bots`."""
+    """Of the last warm start: by process, the workers together as `all bots`."""
     answered_s: float | None = None
     """Until each bot has answered one message."""
     tree_pss: int | None = None
@@ -79,9 +79,9 @@ class Figures:
         return statistics.median(self.warm_s) / (self.bots - 1) if self.warm_s else None
 
     @property
-    def cold_bot_s(self) -> float | None:
-        """Per bot, of the cold start."""
-        return self.cold_s / (self.bots - 1) if self.cold_s is not None else None
+    def cpu_bot_s(self) -> float | None:
+        """CPU per bot of the last warm start, in all processes."""
+        return sum(self.cpu_s.values()) / (self.bots - 1) if self.cpu_s else None
 
 
 class Fleet:
@@ -93,17 +93,15 @@ class Fleet:
         self._others = bot_names(bots - 1)
         self.dims = Dims(ground, self._others, {"storage": STORAGE[storage]})
 
-    def exchanges(self) -> str:
-        """The floor: as many key exchanges as bots are ordered at once."""
-        count = len(self._others)
-        self.figures.exchanges_s = key_exchanges.seconds(self._ground.address, count)
-        return f"{self.figures.exchanges_s / count * 1000:.1f} ms per key exchange"
-
     def cold(self) -> str:
-        """The first start; the fleet is stopped afterwards."""
+        """The first start, between two halves of its floor; the fleet is stopped afterwards."""
+        count = len(self._others)
+        before_s = key_exchanges.seconds(self._ground.address, count // 2)
         self.figures.cold_s = self._start()
         self._put_down()
-        return f"{self.figures.cold_s:.1f} s"
+        after_s = key_exchanges.seconds(self._ground.address, count - count // 2)
+        self.figures.exchanges_s = before_s + after_s
+        return f"{self.figures.cold_s:.1f} s, key exchanges alone {before_s:.1f} + {after_s:.1f} s"
 
     def warm(self, *, last: bool) -> str:
         """One more start; after the last one the fleet stays."""
@@ -214,7 +212,6 @@ class Bench:
 
     def _measure(self, fleets: list[Fleet]) -> None:
         for fleet in fleets:
-            self._say(fleet, "key exchanges", fleet.exchanges())
             self._say(fleet, "cold start", fleet.cold())
         rounds = self._options.rounds
         for number in range(1, rounds + 1):
@@ -258,10 +255,11 @@ def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "cold start, s", _number(figures.cold_s)
     yield "warm start, s", spread(figures.warm_s, 1.0, 2)
     yield "ms per warm bot", _number(figures.warm_bot_s, 0.001)
+    yield "ms of CPU per warm bot", _number(figures.cpu_bot_s, 0.001)
     for which in (*PROCESSES, "all bots"):
         spent_s = figures.cpu_s.get(which)
         each_s = None if spent_s is None else spent_s / (figures.bots - 1)
-        yield f"ms of CPU per warm bot, {which}", _number(each_s, 0.001)
+        yield f"… {which}", _number(each_s, 0.001)
     yield "s until each has answered", _number(figures.answered_s)
     yield "whole tree, GB PSS", _number(figures.tree_pss, GB)
     for which in (*PROCESSES, "one bot"):
@@ -280,9 +278,11 @@ def _of_fleet(few: Figures, many: Figures) -> list[Verdict]:
     """The targets of one kind of storage."""
     fleet = f"{many.bots} bots, storage {many.storage}"
     grown = ratio(many.warm_bot_s, few.warm_bot_s)
+    cpu = ratio(many.cpu_bot_s, few.cpu_bot_s)
     cold = ratio(many.cold_s, many.exchanges_s)
     found = [
         at_most(f"{fleet}: a warm bot against one of {few.bots}", grown, 1.3, "times"),
+        at_most(f"{fleet}: CPU of a warm bot against one of {few.bots}", cpu, 1.3, "times"),
         at_most(f"{fleet}: cold start against the key exchanges alone", cold, 1.5, "times"),
     ]
     if many.storage == OFF:
