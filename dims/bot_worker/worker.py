@@ -43,6 +43,10 @@ HEALTH_EVERY_S = 60.0
 MEMORY_EVERY = 6
 """Heartbeats between two readings of memory, each of which walks all mappings."""
 FIRST_BEAT_S = 1.0
+TOGETHER_S = 0.25
+"""Heartbeats fall on multiples of this, on the clock that all processes of a machine share: a
+thousand workers wake it, and the brain, four times a second instead of a hundred. The kernel does
+the same with its own timers (round_jiffies)."""
 RECONNECTS = 5
 """Failed health requests a second apart before a worker gives its connection up."""
 BURST = 100
@@ -221,7 +225,7 @@ class Worker:
         while True:
             expected_s = loop.time() + pause_s
             await asyncio.sleep(pause_s)
-            pause_s = self._terms.limits.heartbeat_s
+            pause_s = pause_to_beat_s(loop.time(), self._terms.limits.heartbeat_s)
             lag_s = max(0.0, loop.time() - expected_s)
             if tracker.seen - seen >= BURST:
                 give_back()
@@ -313,6 +317,13 @@ class Worker:
 
     def _recycle(self, reason: str) -> None:
         self.leave(Failure(FailureClass.RECYCLE, reason))
+
+
+def pause_to_beat_s(now_s: float, every_s: float) -> float:
+    """Seconds until the next heartbeat, of which there is one `every_s`; `now_s` is monotonic."""
+    if every_s < 10 * TOGETHER_S:
+        return every_s
+    return round((now_s + every_s) / TOGETHER_S) * TOGETHER_S - now_s
 
 
 def run_forked(order: Mapping[str, Any]) -> int:

@@ -133,6 +133,11 @@ class Store:
         return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
 
     @property
+    def has_changes(self) -> bool:
+        """Whether anything waits for a commit."""
+        return bool(self._changes)
+
+    @property
     def wants_disk(self) -> bool:
         """Whether a change of desired state waits for its commit."""
         return self._durable
