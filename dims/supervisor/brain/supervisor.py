@@ -64,6 +64,7 @@ from dims.supervisor.units.units import (
     TelegramAddress,
     UnitKind,
 )
+from dims.supervisor.zygote.sharing import Sharing
 from dims.system.exits import is_alive
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,10 @@ class ProcessSupervisor:
         self.on_control: OnControl = _no_control
         """What answers control commands of bots, whose grants are checked already."""
         self.storage = FleetStorage(config, layout, self._bots, self._tell_soon)
+        self._sharing: Sharing | None = None
+        """What the present zygote does with its memory; None before it is ready."""
+        self._zygote_failure = ""
+        """How a zygote ended before it was ready; empty while none did."""
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -269,7 +274,9 @@ class ProcessSupervisor:
                 }
                 return self.links.say(ZYGOTE, "fork", order, Priority.HIGH)
             case UnitKind.ZYGOTE:
-                argv = units.zygote_argv(self.config, self.layout, incarnation)
+                argv = units.zygote_argv(
+                    self.config, self.layout, incarnation, self._zygote_failure
+                )
             case UnitKind.SERVICE:
                 argv = units.service_argv(self.config, self.layout, unit, incarnation)
         return self.keeper.spawn(f"{unit}/{incarnation}", argv, str(self.layout.log(unit)))
@@ -457,6 +464,9 @@ class ProcessSupervisor:
         self.engine.post(unit, Exited(incarnation, status))
         self.storage.gone(unit)
         if unit == ZYGOTE:
+            if self._sharing is None:
+                self._zygote_failure = f"a zygote ended before it was ready: {status}"
+            self._sharing = None
             self._give_up_forks(self._unanswered_forks(), "the zygote ended while it forked")
 
     def _unanswered_forks(self) -> dict[UnitId, Incarnation]:
@@ -479,7 +489,9 @@ class ProcessSupervisor:
         if unit == SANDBOX:
             self._begin_task(self._open_sandbox(incarnation, body), "open the sandbox")
             return
-        if unit == POSTGRES:
+        if unit == ZYGOTE:
+            self._sharing = Sharing.from_wire(body)
+        elif unit == POSTGRES:
             self.storage.server_ready(body)
         elif unit == STEWARD:
             self.storage.steward_ready(body)

@@ -17,6 +17,7 @@ from dims.config import (
     Config,
     DatabaseKind,
     LimitSettings,
+    MemorySharing,
     PostgresAddress,
     RestartSettings,
     ServerKind,
@@ -135,8 +136,16 @@ def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
     return Wish(unit, cold=not layout.session(unit).exists(), needs=needs_of_bot(config))
 
 
-def zygote_argv(config: Config, layout: Layout, incarnation: Incarnation) -> list[str]:
-    """The command of a zygote; what it preloads is named, so that nothing here imports it."""
+def zygote_argv(
+    config: Config, layout: Layout, incarnation: Incarnation, former_failure: str
+) -> list[str]:
+    """The command of a zygote; what it preloads is named, so that nothing here imports it.
+
+    `former_failure` says how the one before ended before it was ready; empty if it did not.
+    """
+    copy_because = former_failure
+    if config.fleet.sharing is MemorySharing.COPY:
+        copy_because = "bots.yaml says so (fleet.sharing)"
     has_database = config.storage.database_kind is not DatabaseKind.OFF
     warm_up = "warm_up_with_database" if has_database else "warm_up"
     return [
@@ -145,6 +154,7 @@ def zygote_argv(config: Config, layout: Layout, incarnation: Incarnation) -> lis
         *("--unit", ZYGOTE, "--incarnation", str(incarnation)),
         *("--preload", f"dims.warmup:{warm_up}"),
         *("--entry", "dims.bot_worker.worker:run_forked"),
+        *("--copy-because", copy_because),
     ]
 
 
