@@ -35,6 +35,7 @@ from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import FrameDecoder, encode
 from dims.ipc.wire.ids import new_id
 from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, log
+from dims.supervisor.zygote.holes import fill_holes
 from dims.supervisor.zygote.immortal import doubt, make_immortal, this_interpreter
 from dims.supervisor.zygote.sharing import Manner, Sharing, refusal
 from dims.system.exits import Exit, reap, start_time
@@ -252,6 +253,7 @@ def settle_heap(copy_because: str) -> Sharing:
     gc.collect()
     if not reason:
         _make_immortal_or_end()
+        fill_holes()
     # Collections must not touch (and so copy) its pages.
     gc.freeze()
     if reason:
