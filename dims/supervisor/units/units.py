@@ -17,7 +17,6 @@ from dims.config import (
     Config,
     DatabaseKind,
     LimitSettings,
-    MemorySharing,
     PostgresAddress,
     RestartSettings,
     ServerKind,
@@ -137,15 +136,12 @@ def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
 
 
 def zygote_argv(
-    config: Config, layout: Layout, incarnation: Incarnation, former_failure: str
+    config: Config, layout: Layout, incarnation: Incarnation, copy_because: str
 ) -> list[str]:
     """The command of a zygote; what it preloads is named, so that nothing here imports it.
 
-    `former_failure` says how the one before ended before it was ready; empty if it did not.
+    `copy_because` says why workers shall copy its memory; empty where they may share it.
     """
-    copy_because = former_failure
-    if config.fleet.sharing is MemorySharing.COPY:
-        copy_because = "bots.yaml says so (fleet.sharing)"
     has_database = config.storage.database_kind is not DatabaseKind.OFF
     warm_up = "warm_up_with_database" if has_database else "warm_up"
     return [

@@ -34,10 +34,11 @@ from dims.errors import ProtocolError
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import FrameDecoder, encode
 from dims.ipc.wire.ids import new_id
+from dims.ipc.words.sharing import Manner, Sharing
 from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, log
 from dims.supervisor.zygote.holes import fill_holes
 from dims.supervisor.zygote.immortal import doubt, make_immortal, this_interpreter
-from dims.supervisor.zygote.sharing import Manner, Sharing, refusal
+from dims.supervisor.zygote.interpreters import refusal
 from dims.system.exits import Exit, reap, start_time
 from dims.system.prctl import forbid_dumps
 
@@ -256,8 +257,6 @@ def settle_heap(copy_because: str) -> Sharing:
         fill_holes()
     # Collections must not touch (and so copy) its pages.
     gc.freeze()
-    if reason:
-        log(f"workers copy what they use of this heap: {reason}")
     return Sharing(Manner.COPY if reason else Manner.IMMORTAL, reason)
 
 

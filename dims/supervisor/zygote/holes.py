@@ -7,6 +7,7 @@ What is taken here is never used and never given back.
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 
 STEP_BYTES = 16
 SMALL_BYTES = 512
@@ -15,16 +16,13 @@ SMALL_REQUEST_THRESHOLD of pycore_obmalloc.h."""
 POOL_BYTES = 16_384
 """A pool has blocks of one size: POOL_SIZE, where pointers have 64 bits."""
 POOL_HEAD_BYTES = 48
-TOGETHER_POOLS = 3
-"""As many blocks as a pool has lie in two pools if these are new; the numbers of their addresses
-are objects too, and may need a third."""
-MOST_ROUNDS = 16
-"""Measured: 4. Under PYTHONMALLOC=malloc no blocks lie together, and some MB shall be the worst."""
+NUMBERS = 4
+"""Addresses are objects too: while some blocks are taken, so many of a pool may go to them."""
+MOST_BYTES = 4_000_000
+"""Of each allocator; measured: 0.5 MB. Where it is not as it is known to be, this is the end."""
 LARGEST_BYTES, LARGE_BYTES = 65_536, 4_096
 """Of the C library's holes: above the one there are hardly any, above the other they are coarse."""
 SMALLEST_BYTES = 32
-MOST_HEAP_BYTES = 4_000_000
-"""Measured: 0.6 MB. Where the heap is no single range, addresses alone might never tell the end."""
 CHUNK_HEAD_BYTES = 8
 """Of a block of the C library, part of its size; both from glibc's malloc.c."""
 
@@ -47,17 +45,17 @@ def fill_holes() -> int:
 
 
 def _fill_pools() -> int:
-    """Of CPython's allocator: whoever comes next gets whole pools."""
+    """Of CPython's allocator, which takes holes first: once a pool is whole, there are no more."""
     allocate = ctypes.pythonapi.PyObject_Malloc
     allocate.argtypes, allocate.restype = (ctypes.c_size_t,), ctypes.c_size_t
     taken_bytes = 0
     for size_bytes in range(STEP_BYTES, SMALL_BYTES + 1, STEP_BYTES):
         blocks = (POOL_BYTES - POOL_HEAD_BYTES) // size_bytes
-        for _ in range(MOST_ROUNDS):
-            pools = {allocate(size_bytes) // POOL_BYTES for _ in range(blocks)}
-            taken_bytes += blocks * size_bytes
-            if len(pools) <= TOGETHER_POOLS:
-                break
+        most = 0
+        while most < blocks - NUMBERS and taken_bytes < MOST_BYTES:
+            pools = Counter(allocate(size_bytes) // POOL_BYTES for _ in range(2 * blocks))
+            most = max(pools.values())
+            taken_bytes += 2 * blocks * size_bytes
     return taken_bytes
 
 
@@ -75,7 +73,7 @@ def _fill_heap() -> int:
     coarse = range(LARGEST_BYTES, LARGE_BYTES, -LARGE_BYTES)
     fine = range(LARGE_BYTES, SMALLEST_BYTES - 1, -STEP_BYTES)
     for size_bytes in (*coarse, *fine):
-        while taken_bytes < MOST_HEAP_BYTES:
+        while taken_bytes < MOST_BYTES:
             at = library.malloc(size_bytes - CHUNK_HEAD_BYTES)
             if at >= top:
                 library.free(at)

@@ -29,7 +29,7 @@ from types import (
 )
 from typing import Any
 
-from dims.supervisor.zygote.sharing import Interpreter
+from dims.supervisor.zygote.interpreters import Interpreter
 
 IMMORTAL = 0xFFFF_FFFF
 """`_Py_IMMORTAL_REFCNT` of Include/object.h where pointers have 64 bits."""
@@ -89,11 +89,12 @@ class Counts:
 def doubt() -> str:
     """What is not as it should be when an object of our own is made immortal; empty if nothing.
 
-    To be asked only where `sharing.refusal` has none.
+    To be asked only where `interpreters.refusal` has none.
     """
     if getrefcount(None) != IMMORTAL:
         return f"None is counted: {getrefcount(None)}"
-    mortal, other = [[]], [[]]
+    mortal: list[object] = []
+    other: list[object] = []
     before = _head(mortal)
     if before != (getrefcount(mortal), 0, id(list)):
         return f"the head of an object reads {before}"

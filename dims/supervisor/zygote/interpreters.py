@@ -1,43 +1,15 @@
-"""How workers come by the zygote's memory: what it takes to share it for good, and what was done.
+"""Interpreters: which of them count references in the way that immortal objects need.
 
-Pure: knows which interpreters count references in the known way; refuses to know how a count is
-written.
+Pure. Knows versions and builds; refuses to know which one it runs on, and how a count is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Self
 
 VERSIONS = ((3, 12), (3, 13))
 """CPython that has immortal objects with a count of the known layout (Include/object.h). 3.14 has
 another one."""
-
-
-class Manner(StrEnum):
-    """Whether a worker shares the zygote's objects for good, or copies their pages as it runs."""
-
-    IMMORTAL = "immortal"
-    COPY = "copy"
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """What a zygote does, and why; the reason is text for people, empty for `IMMORTAL`."""
-
-    manner: Manner
-    reason: str = ""
-
-    def to_wire(self) -> dict[str, Any]:
-        """As a JSON object, part of what a zygote says when it is ready."""
-        return {"sharing": self.manner.value, "sharing_reason": self.reason}
-
-    @classmethod
-    def from_wire(cls, said: Mapping[str, Any]) -> Self:
-        """The reverse. Raises KeyError or ValueError for what is no such object."""
-        return cls(Manner(said["sharing"]), str(said["sharing_reason"]))
 
 
 @dataclass(frozen=True, slots=True)
