@@ -255,11 +255,20 @@ class LimitSettings(Section):
         return stuck_after_s
 
 
+class MemorySharing(StrEnum):
+    """How workers get what the zygote has in memory: shared for good where that is known to work,
+    or copied page by page as they use it."""
+
+    AUTO = "auto"
+    COPY = "copy"
+
+
 class FleetSettings(Section):
     """How the supervisor starts many bots; see `Config.cold_login_limit` for None."""
 
     starts_at_once: Annotated[WholeNumber, Field(ge=1, le=1_000)] = 8
     cold_logins_per_minute: Annotated[WholeNumber, Field(ge=1, le=100_000)] | None = None
+    sharing: MemorySharing = MemorySharing.AUTO
 
 
 class Durability(StrEnum):

@@ -35,6 +35,7 @@ from dims.supervisor.brain.keeper_link import KeeperLink
 from dims.supervisor.brain.links import Links
 from dims.supervisor.brain.processes import Processes
 from dims.supervisor.brain.store import Store, StoredUnit
+from dims.supervisor.brain.zygote_memory import ZygoteMemory
 from dims.supervisor.core import report
 from dims.supervisor.core.facts import (
     AskedRestart,
@@ -110,6 +111,7 @@ class ProcessSupervisor:
         self.on_control: OnControl = _no_control
         """What answers control commands of bots, whose grants are checked already."""
         self.storage = FleetStorage(config, layout, self._bots, self._tell_soon)
+        self._zygote_memory = ZygoteMemory(config.fleet.sharing)
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -268,7 +270,8 @@ class ProcessSupervisor:
                 }
                 return self.links.say(ZYGOTE, "fork", order, Priority.HIGH)
             case UnitKind.ZYGOTE:
-                argv = units.zygote_argv(self.config, self.layout, incarnation)
+                copy_because = self._zygote_memory.copy_because(incarnation)
+                argv = units.zygote_argv(self.config, self.layout, incarnation, copy_because)
             case UnitKind.SERVICE:
                 argv = units.service_argv(self.config, self.layout, unit, incarnation)
         return self.keeper.spawn(f"{unit}/{incarnation}", argv, str(self.layout.log(unit)))
@@ -456,6 +459,7 @@ class ProcessSupervisor:
         self.engine.post(unit, Exited(incarnation, status))
         self.storage.gone(unit)
         if unit == ZYGOTE:
+            self._zygote_memory.ended(incarnation, status)
             self._give_up_forks(self._unanswered_forks(), "the zygote ended while it forked")
 
     def _unanswered_forks(self) -> dict[UnitId, Incarnation]:
@@ -478,7 +482,9 @@ class ProcessSupervisor:
         if unit == SANDBOX:
             self._begin_task(self._open_sandbox(incarnation, body), "open the sandbox")
             return
-        if unit == POSTGRES:
+        if unit == ZYGOTE:
+            self._zygote_memory.ready(body)
+        elif unit == POSTGRES:
             self.storage.server_ready(body)
         elif unit == STEWARD:
             self.storage.steward_ready(body)
@@ -567,6 +573,7 @@ class ProcessSupervisor:
                 "config": str(self.config.path),
                 "state_dir": str(self.layout.state),
                 "stopping": self._stopping,
+                **self._zygote_memory.shown(),
             },
             "services": [
                 self._status_of(unit, now_s) for unit in self._kinds if not self._is_bot(unit)
@@ -596,7 +603,8 @@ class ProcessSupervisor:
         records = self.engine.records
         needs = [] if not self._is_bot(unit) else sorted(self.wish(unit).needs)
         missing = [records[need] for need in needs if not self.engine.is_up(need)]
-        return report.explain(records[unit], readings, events, time.monotonic(), missing)
+        told = report.explain(records[unit], readings, events, time.monotonic(), missing)
+        return {**told, **self._zygote_memory.shown()}
 
     def _tell_soon(self, unit: UnitId, kind: str, body: Mapping[str, Any]) -> bool:
         try:

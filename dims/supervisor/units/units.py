@@ -130,8 +130,13 @@ def wish_of_bot(config: Config, layout: Layout, unit: UnitId) -> Wish:
     return Wish(unit, cold=not layout.session(unit).exists(), needs=needs_of_bot(config))
 
 
-def zygote_argv(config: Config, layout: Layout, incarnation: Incarnation) -> list[str]:
-    """The command of a zygote; what it preloads is named, so that nothing here imports it."""
+def zygote_argv(
+    config: Config, layout: Layout, incarnation: Incarnation, copy_because: str
+) -> list[str]:
+    """The command of a zygote; what it preloads is named, so that nothing here imports it.
+
+    `copy_because` says why workers shall copy its memory; empty where they may share it.
+    """
     has_database = config.storage.database_kind is not DatabaseKind.OFF
     warm_up = "warm_up_with_database" if has_database else "warm_up"
     return [
@@ -140,6 +145,7 @@ def zygote_argv(config: Config, layout: Layout, incarnation: Incarnation) -> lis
         *("--unit", ZYGOTE, "--incarnation", str(incarnation)),
         *("--preload", f"dims.warmup:{warm_up}"),
         *("--entry", "dims.bot_worker.worker:run_forked"),
+        *("--copy-because", copy_because),
     ]
 
 
