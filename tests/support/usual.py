@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dims.config import IpcSettings, LimitSettings, PoolSettings, RestartSettings
+from dims.config import FleetSettings, IpcSettings, LimitSettings, PoolSettings, RestartSettings
 from dims.ipc.retry import RetryPolicy
 from dims.storage.connections.pool import PoolLimits
+from dims.supervisor.core.pacing import Pace
 from dims.supervisor.units.units import policy_of
 
 POLICY = policy_of(RestartSettings(), LimitSettings())
 RESTART = POLICY.restart
+PACE = Pace(FleetSettings().starts_at_once, cold_logins_per_minute=None)
 RETRY = RetryPolicy(IpcSettings().attempts, IpcSettings().retry_first_s, IpcSettings().retry_max_s)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from usual import PACE
 from virtual import VirtualLoop, run
 
 from dims.supervisor.brain.engine import Clock, Engine
 from dims.supervisor.brain.store import Store
 from dims.supervisor.core.facts import AskedStart, Heartbeat, Incarnation, Ready, Spawned, UnitId
 from dims.supervisor.core.orders import Desired, Stop
-from dims.supervisor.core.pacing import Pace, Wish
+from dims.supervisor.core.pacing import Wish
 from dims.supervisor.core.states import Policy, State, UnitRecord
 
 BOTS = [UnitId(f"bot-{number}") for number in range(200)]
@@ -26,7 +27,7 @@ class Machine:
         self._loop = loop
         self._store = Store(directory / "state.db")
         clock = Clock(loop.time, loop.time, lambda: 0.5)
-        self.engine = Engine(self._store, self, clock, Pace())
+        self.engine = Engine(self._store, self, clock, PACE)
         self.signals: list[tuple[UnitId, Stop, float]] = []
         for bot in BOTS:
             self.engine.add(UnitRecord(bot, Policy()), service=False)
