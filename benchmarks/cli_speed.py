@@ -7,7 +7,6 @@ bots runs meanwhile. See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,19 @@ from pathlib import Path
 
 from fleet_start import say
 from ground import ENVIRONMENT, FIRST, Ground, bot_names, make_template
-from measures import MB, Verdict, at_most, cpu_s, machine, memory, percentile, spread, table
+from measures import (
+    MB,
+    Verdict,
+    at_most,
+    cpu_s,
+    machine,
+    memory,
+    percentile,
+    ratios_of,
+    spread,
+    table,
+    write_json,
+)
 from peers import DIMS, Dims
 
 FLOOR = 'python -c "import click"'
@@ -151,7 +162,7 @@ def main() -> int:
     print("\nleft behind:", ", ".join(left) or "no process")
     if options.json:
         figures = {"times_s": times, "unshared": idle.unshared, "core": idle.core}
-        options.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=1))
+        write_json(options.json, where, figures, ratios_of(verdicts(times, idle)))
     return 1 if left else 0
 
 

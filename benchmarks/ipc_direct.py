@@ -24,12 +24,14 @@ from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.system.clock import SYSTEM
 
 CLIENT, SERVER = Address("shop"), Address("store")
 WARM_UP = 200
 """Requests before the first that counts."""
 ENOUGH_WAITING = 5_000
 """A sender of one-way messages waits while more than this wait for the socket."""
+RETRY = RetryPolicy(attempts=5, first_s=0.2, max_s=30.0)
 SLOTS = 16
 _LENGTH = struct.Struct(">I")
 
@@ -115,7 +117,7 @@ def request_dims(work: Path, count: int) -> Figures:
 
     async def serve(ready: Ready) -> None:
         over = asyncio.get_running_loop().create_future()
-        deliveries = Deliveries(None, Clerk(), RetryPolicy(), SLOTS)
+        deliveries = Deliveries(None, Clerk(), RETRY, SLOTS, clock=SYSTEM)
 
         def came(channel: Channel, envelope: Envelope) -> None:
             deliveries.ask(envelope, partial(channel.answer, envelope))

@@ -22,6 +22,7 @@ from dims.ipc.mailbox.files.file_names import Writer
 from dims.ipc.mailbox.files.writer import MailWriter
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 SENDER, RECIPIENT = "shop", "store"
 ROOM_BYTES = 10**12
@@ -43,6 +44,7 @@ def mail_writer(root: Path, *, power: bool = False) -> MailWriter:
         lambda recipient: root / f"{recipient}.bell",
         waits_for_disk=power,
         mailbox_bytes=ROOM_BYTES,
+        clock=SYSTEM,
     )
 
 

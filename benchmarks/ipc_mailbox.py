@@ -28,9 +28,11 @@ from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 FILL_BATCH = 1_000
 WARM_UP = 30
+RETRY = RetryPolicy(attempts=5, first_s=0.2, max_s=30.0)
 """Urgent messages before the first that counts: they make file, lane and connection."""
 PAUSE_S = (0.0004, 0.0012)
 """Between two urgent messages, at random: they must not fall into step with anything."""
@@ -101,7 +103,7 @@ def urgent_mailbox(work: Path, waiting: Path | None, low: int, count: int) -> Fi
     async def serve(ready: Ready) -> tuple[list[float], int]:
         watch = Watch(urgent=count + WARM_UP)
         mailbox = Mailbox(root / RECIPIENT)
-        deliveries = Deliveries(mailbox, watch, RetryPolicy(), SLOTS)
+        deliveries = Deliveries(mailbox, watch, RETRY, SLOTS, clock=SYSTEM)
         bell = Doorbell(root / f"{RECIPIENT}.bell", deliveries.look)
         bell.open()
         deliveries.start()
@@ -138,7 +140,7 @@ def urgent_channel(work: Path, low: int, count: int, *, same_socket: bool = Fals
     async def serve(ready: Ready) -> list[float]:
         watch = Watch(urgent=count + WARM_UP)
         over = asyncio.get_running_loop().create_future()
-        deliveries = Deliveries(None, watch, RetryPolicy(), SLOTS)
+        deliveries = Deliveries(None, watch, RETRY, SLOTS, clock=SYSTEM)
 
         def offer_low() -> None:
             # Each that is done is followed by another: else they would not last.
@@ -208,7 +210,7 @@ def reading(root: Path, count: int) -> Figures:
 
     async def read() -> float:
         watch = Watch(handled=count)
-        deliveries = Deliveries(Mailbox(root / RECIPIENT), watch, RetryPolicy(), SLOTS)
+        deliveries = Deliveries(Mailbox(root / RECIPIENT), watch, RETRY, SLOTS, clock=SYSTEM)
         deliveries.start()
         await watch.over
         await deliveries.drain()

@@ -5,12 +5,13 @@ Knows /proc and statistics; knows nothing of Telegram or of any supervisor.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -144,12 +145,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Ratio:
+    """A figure that may be held against the same one of another day; smaller is better, or not."""
+
+    value: float
+    smaller_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target: what was measured, in words, and whether that reaches it."""
+    """One target: what was measured, in words and as a number, and whether that reaches it."""
 
     target: str
     measured: str
     reached: bool | None
+    ratio: Ratio | None
 
     def __str__(self) -> str:
         word = {True: "reached", False: "missed", None: "not measured"}[self.reached]
@@ -159,15 +169,33 @@ class Verdict:
 def at_most(target: str, value: float | None, limit: float, unit: str) -> Verdict:
     """A target with an upper limit; `value` None was not measured."""
     if value is None:
-        return Verdict(target, "-", None)
-    return Verdict(target, f"{value:.2f} {unit} (limit {limit:g})", value <= limit)
+        return Verdict(target, "-", None, None)
+    measured = f"{value:.2f} {unit} (limit {limit:g})"
+    return Verdict(target, measured, value <= limit, Ratio(value, smaller_is_better=True))
 
 
 def at_least(target: str, value: float | None, limit: float) -> Verdict:
     """A target for a ratio; `value` None was not measured."""
     if value is None:
-        return Verdict(target, "-", None)
-    return Verdict(target, f"{value:.1f} times (wanted {limit:g})", value >= limit)
+        return Verdict(target, "-", None, None)
+    measured = f"{value:.1f} times (wanted {limit:g})"
+    return Verdict(target, measured, value >= limit, Ratio(value, smaller_is_better=False))
+
+
+def ratios_of(verdicts: Iterable[Verdict]) -> dict[str, Ratio]:
+    """What was measured, by target."""
+    return {each.target: each.ratio for each in verdicts if each.ratio is not None}
+
+
+def write_json(path: Path, where: str, figures: object, ratios: Mapping[str, Ratio]) -> None:
+    """What a benchmark found: `machine`, `figures` in its own form, and `ratios`, which `all.py`
+    reads."""
+    content = {
+        "machine": where,
+        "figures": figures,
+        "ratios": {name: asdict(each) for name, each in ratios.items()},
+    }
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def ratio(value: float | None, base: float | None) -> float | None:

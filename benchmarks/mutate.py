@@ -1,14 +1,16 @@
-"""Whether each guard of the decision core has a test that fails without it.
+"""Whether each guard of the pure modules has a test that fails without it.
 
     python benchmarks/mutate.py [--jobs 2] [--only lifecycle] [--list]
 
-Changes one thing at a time in the modules below (a condition becomes True or False, a boundary
-shifts, a statement goes, an operand of `and` goes, ...) and runs the tests of these modules: unit
-tests first, properties next, without random seeds. A change that no test notices is a survivor.
-Prints the survivors and exits with 1 if there are any. Changes that change no behaviour are in
-`EQUIVALENT`, each with its reason.
+Pure is what says so: every module of `dims` whose docstring has that word, so a new one is covered
+by itself. Changes one thing at a time in these modules (a condition becomes True or False, a
+boundary shifts, a statement goes, an operand of `and` goes, ...) and runs the tests that reach the
+changed function: of the unit and property tests those that import its module, or a pure one above
+it, and need no event loop; the module's own first, then the quick ones, without random seeds. A
+change that no test notices is a survivor. Prints the survivors and exits with 1 if there are any.
+Changes that change no behaviour are in `EQUIVALENT`, each with its reason.
 
-Every mutant is a forked child that loads the changed module instead of the file's.
+Tests are collected once. Every mutant is a forked child that gives the function another code.
 """
 
 from __future__ import annotations
@@ -16,36 +18,41 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import importlib.abc
-import importlib.util
+import importlib
+import inspect
+import json
 import os
+import re
 import resource
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType
+from tempfile import TemporaryDirectory
+from types import CodeType, FrameType, FunctionType
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).parents[1]
-_LIFE = [
-    "unit/test_lifecycle.py",
-    "unit/test_lifecycle_ends.py",
-    "properties/test_lifecycle_table.py",
-    "properties/test_lifecycle_machine.py",
-]
-MODULES = {
-    "backoff": ["unit/test_backoff.py", "unit/test_lifecycle_ends.py"],
-    "fleet": ["unit/test_fleet.py", "properties/test_fleet_machine.py"],
-    "step": _LIFE,
-    "lifecycle": _LIFE,
-}
-LIMIT_S = 15
-"""A mutant that takes more CPU time hangs, which is noticed too."""
+TESTS = ROOT / "tests"
+KINDS = ("unit", "properties")
+LIMIT_S = 10
+"""CPU seconds that a mutant may take beyond three times what its tests take without it: it hangs,
+which is noticed too."""
+WALL_S = 300
+"""Seconds after which it is given up whatever it takes: it waits for something."""
+ENOUGH_S = 15.0
+"""CPU seconds of tests per mutant; the slowest beyond that are left out."""
+UNNOTICED, NOTICED, BROKEN = 0, 1, 99
+"""How a child ends: no test failed, one did, or it could not be asked."""
 
 EQUIVALENT = {
     "fleet._enqueue: min(missing) => max(missing)": "any missing service will do to wait for",
@@ -54,166 +61,297 @@ EQUIVALENT = {
 }
 """Mutants that no test can notice, by name, with the reason."""
 
-SWAPS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-}
-OPPOSITES = {"min": "max", "max": "min"}
-REMOVABLE = (ast.Expr, ast.AugAssign, ast.Delete, ast.Return, ast.Continue, ast.Break)
-
 
 @dataclass(frozen=True)
-class Mutant:
-    """One change of one module: a name that survives edits elsewhere, and the changed source."""
+class Source:
+    """A Python file of the project: its module name, and the modules and files that it imports."""
 
-    module: str
-    name: str
-    source: str
+    path: Path
+    imports: frozenset[str]
+    docstring: str
 
-
-class _Maker:
-    """Walks a module and makes every change there is, one per copy of the tree."""
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-        path = ROOT / "dims" / "supervisor" / f"{module}.py"
-        self.tree = ast.parse(path.read_text("utf-8"), str(path))
-        self.made: list[Mutant] = []
-        self.names: dict[str, int] = {}
-
-    def all(self) -> list[Mutant]:
-        for function in self._functions():
-            for node in ast.walk(function):
-                self._change(function.name, node)
-        return self.made
-
-    def _functions(self) -> Iterator[ast.FunctionDef]:
-        for node in self.tree.body:
-            if isinstance(node, ast.FunctionDef):
-                yield node
-            elif isinstance(node, ast.ClassDef):
-                yield from (one for one in node.body if isinstance(one, ast.FunctionDef))
-
-    def _save(self, where: str, before: str, after: str) -> None:
-        """The tree as it is at this moment, changed, becomes one mutant."""
-        name = f"{self.module}.{where}: {before} => {after}"
-        count = self.names[name] = self.names.get(name, 0) + 1
-        name = name if count == 1 else f"{name} #{count}"
-        self.made.append(Mutant(self.module, name, ast.unparse(self.tree)))
-
-    def _swap(self, where: str, node: ast.AST, field: str, new: object) -> None:
-        """Puts `new` into a field of `node` for the time of one copy."""
-        old = getattr(node, field)
-        shown = node if isinstance(node, ast.expr) else old
-        before = ast.unparse(shown) if isinstance(shown, ast.AST) else str(shown)
-        setattr(node, field, new)
-        changed = node if isinstance(node, ast.expr) else new
-        after = ast.unparse(changed) if isinstance(changed, ast.AST) else str(changed)
-        self._save(where, before, after)
-        setattr(node, field, old)
-
-    def _change(self, where: str, node: ast.AST) -> None:
-        if isinstance(node, ast.If | ast.IfExp | ast.While):
-            self._conditions(where, node)
-        if isinstance(node, ast.match_case):
-            self._case(where, node)
-        if isinstance(node, ast.comprehension):
-            for index in range(len(node.ifs)):
-                self._item(where, node.ifs, index, ast.Constant(value=True))
-        if isinstance(node, ast.BoolOp):
-            self._operands(where, node)
-        if isinstance(node, ast.Compare):
-            for index, op in enumerate(node.ops):
-                ops = [*node.ops]
-                ops[index] = SWAPS[type(op)]()
-                self._swap(where, node, "ops", ops)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            opposite = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
-            self._swap(where, node, "op", opposite)
-        if isinstance(node, ast.Call):
-            self._call(where, node)
-        self._statements(where, node)
-
-    def _conditions(self, where: str, node: ast.If | ast.IfExp | ast.While) -> None:
-        for value in (True, False):
-            if not (isinstance(node, ast.While) and value):
-                old = node.test
-                node.test = ast.Constant(value=value)
-                self._save(where, f"if {ast.unparse(old)}", str(value))
-                node.test = old
-
-    def _case(self, where: str, node: ast.match_case) -> None:
-        pattern = node.pattern
-        if isinstance(pattern, ast.MatchOr):
-            for index in range(len(pattern.patterns)):
-                old = pattern.patterns
-                left = [*old[:index], *old[index + 1 :]]
-                node.pattern = ast.MatchOr(left) if len(left) > 1 else left[0]
-                self._save(where, f"case {ast.unparse(pattern)}", ast.unparse(node.pattern))
-                node.pattern = pattern
-
-    def _operands(self, where: str, node: ast.BoolOp) -> None:
-        for index in range(len(node.values)):
-            self._swap(where, node, "values", [*node.values[:index], *node.values[index + 1 :]])
-
-    def _call(self, where: str, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in OPPOSITES:
-            self._swap(where, node, "func", ast.Name(OPPOSITES[node.func.id], ast.Load()))
-        for index in range(len(node.keywords)):
-            left = [*node.keywords[:index], *node.keywords[index + 1 :]]
-            self._swap(where, node, "keywords", left)
-
-    def _item(self, where: str, items: list[ast.expr], index: int, new: ast.expr) -> None:
-        old = items[index]
-        items[index] = new
-        self._save(where, ast.unparse(old), ast.unparse(new))
-        items[index] = old
-
-    def _statements(self, where: str, node: ast.AST) -> None:
-        for field in ("body", "orelse"):
-            block = getattr(node, field, None)
-            for index, old in enumerate(block if isinstance(block, list) else []):
-                if self._removable(old):
-                    block[index] = ast.Pass()
-                    self._save(where, ast.unparse(old), "pass")
-                    block[index] = old
-
-    @staticmethod
-    def _removable(statement: ast.stmt) -> bool:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            return False
-        if isinstance(statement, ast.Assign):
-            return not any(isinstance(target, ast.Name) for target in statement.targets)
-        return isinstance(statement, REMOVABLE)
+    @classmethod
+    def read(cls, path: Path) -> Source:
+        """Reads the file; `from a import b` counts as an import of both `a` and `a.b`."""
+        tree = ast.parse(path.read_text("utf-8"), str(path))
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        return cls(path, frozenset(found), ast.get_docstring(tree) or "")
 
 
-class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the mutant in place of its module."""
+class PureModules:
+    """The modules that say that they are pure, and the tests that reach them without a loop."""
 
-    def __init__(self, mutant: Mutant) -> None:
-        self.mutant = mutant
-        self.name = f"dims.supervisor.{mutant.module}"
+    def __init__(self) -> None:
+        sources = {_module_of(path): Source.read(path) for path in (ROOT / "dims").rglob("*.py")}
+        self.sources = {
+            name: source
+            for name, source in sorted(sources.items())
+            if re.search(r"\bPure\b", source.docstring)
+        }
+        stems = Counter(name.rpartition(".")[2] for name in self.sources)
+        self.shown = {
+            name: ".".join(name.split(".")[-1 if stems[name.rpartition(".")[2]] == 1 else -2 :])
+            for name in self.sources
+        }
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        del path, target
-        return importlib.util.spec_from_loader(fullname, self) if fullname == self.name else None
+    def below(self, names: Iterable[str]) -> set[str]:
+        """Those of the pure modules that are among `names`, or imported by such a one."""
+        found: set[str] = set()
+        left = [name for name in names if name in self.sources]
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += [one for one in self.sources[name].imports if one in self.sources]
+        return found
 
-    def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.mutant.source, self.name, "exec"), module.__dict__)  # noqa: S102 (our own)
+    @cached_property
+    def tests(self) -> dict[Path, set[str]]:
+        """By test file the pure modules that it reaches."""
+        helpers = {
+            path.stem: Source.read(path)
+            for path in TESTS.rglob("*.py")
+            if not path.name.startswith("test_")
+        }
+        reached = {}
+        for kind in KINDS:
+            for path in sorted((TESTS / kind).rglob("test_*.py")):
+                if "async def test_" not in path.read_text("utf-8"):
+                    reached[path] = self.below(_with_helpers(Source.read(path), helpers))
+        return {path: modules for path, modules in reached.items() if modules}
 
 
-def run_tests(tests: list[str]) -> int:
-    """pytest's exit code for these files, in this process, without chance."""
+def _module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _with_helpers(source: Source, helpers: Mapping[str, Source]) -> set[str]:
+    """What a test imports itself and through what lies beside it."""
+    found: set[str] = set()
+    left = [source]
+    while left:
+        for name in left.pop().imports - found:
+            found.add(name)
+            if name in helpers:
+                left.append(helpers[name])
+    return found
+
+
+Function = tuple[str, str]
+"""A module, and the qualified name of a function in it."""
+
+
+@dataclass
+class Reach:
+    """What one test does without any change: CPU seconds, and the functions that it runs."""
+
+    item: pytest.Item
+    cpu_s: float = 0.0
+    functions: frozenset[Function] = field(default=frozenset())
+
+
+class _Watch:
+    """Notes which functions of the pure modules are called."""
+
+    def __init__(self, pure: PureModules) -> None:
+        self._modules = {str(source.path): name for name, source in pure.sources.items()}
+        self._seen: set[CodeType] = set()
+        self.functions: set[Function] = set()
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code not in self._seen:
+            self._seen.add(code)
+            module = self._modules.get(code.co_filename)
+            if module is not None:
+                self.functions.add((module, code.co_qualname.partition(".<locals>")[0]))
+
+
+def _function(module: str, name: str) -> FunctionType:
+    """The function itself, below whatever decorates it."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part)
+    for inner in ("fget", "func", "__func__", "__wrapped__"):
+        found = getattr(found, inner, found)
+    assert isinstance(found, FunctionType), f"{module}.{name} is no function"
+    return found
+
+
+def _code_of(source: str, name: str, *, has_super: bool) -> CodeType:
+    """The code of the function of that qualified name; with the cell that `super()` needs, whether
+    the function still says that or not, if it did: a function keeps its number of cells."""
+    tree = ast.parse(source)
+    if has_super:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == name.rpartition(".")[2]:
+                node.body.append(ast.parse("__class__").body[0])
+    left = [compile(ast.fix_missing_locations(tree), name, "exec")]
+    while left:
+        code = left.pop()
+        if code.co_qualname == name:
+            return code
+        left += [one for one in code.co_consts if isinstance(one, CodeType)]
+    raise LookupError(name)
+
+
+def change(mutant: Mutant) -> None:
+    """From now on the function does what the mutant does."""
+    function = _function(mutant.module, mutant.function)
+    has_super = "__class__" in function.__code__.co_freevars
+    function.__code__ = _code_of(mutant.source, mutant.function, has_super=has_super)
+
+
+def fork(task: Callable[[], int], cpu_s: float) -> int:
+    """Does the task in a child that says nothing; its exit code is what the task returns, BROKEN
+    when that raises. Returns the child's pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = BROKEN
+    try:
+        limit_s = int(cpu_s) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+        signal.alarm(WALL_S)
+        code = task()
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(code)
+
+
+def side_by_side(
+    tasks: Iterable[tuple[Callable[[], int], float]], jobs: int
+) -> Iterator[tuple[int, int]]:
+    """Does each task, with its limit in CPU seconds, in a child; at most `jobs` at the same time.
+    Yields, as they end, the number of the task and its exit code, negative for a signal."""
+    running: dict[int, int] = {}
+    left = enumerate(tasks)
+    while True:
+        for number, (task, cpu_s) in left:
+            running[fork(task, cpu_s)] = number
+            if len(running) >= jobs:
+                break
+        if not running:
+            return
+        pid, status = os.wait()
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+
+
+def _give_up(why: str) -> NoReturn:
+    print(why, file=sys.__stderr__)
+    pytest.exit(why, BROKEN)
+
+
+class Trial:
+    """As a plugin of pytest: takes its tests when they are collected, and tries all mutants."""
+
+    def __init__(self, mutants: list[Mutant], pure: PureModules, jobs: int) -> None:
+        self._mutants = mutants
+        self._pure = pure
+        self._jobs = jobs
+        self._has_failed = False
+        self.survivors: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Asked for each file; nobody else says what is wrong with one."""
+        if report.failed:
+            print(report.longreprtext, file=sys.stderr)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Asked for each part of each test."""
+        self._has_failed = self._has_failed or report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Instead of running the tests."""
+        by_file: dict[Path, list[pytest.Item]] = defaultdict(list)
+        for item in session.items:
+            by_file[item.path].append(item)
+        reached = list(self._reaches(list(by_file.values())))
+        pairs = []
+        for mutant in self._mutants:
+            chosen = self._tests_for(mutant, reached)
+            if chosen:
+                pairs.append((mutant, chosen))
+            else:
+                self._survives(mutant, "no test reaches")
+        tasks = (self._attempt(*pair) for pair in pairs)
+        for number, code in side_by_side(tasks, self._jobs):
+            mutant = pairs[number][0]
+            if code == UNNOTICED:
+                self._survives(mutant, "survives")
+            elif code not in {NOTICED, -signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM}:
+                _give_up(f"cannot be tried: {mutant.name}: {code}")
+        return True
+
+    def _survives(self, mutant: Mutant, how: str) -> None:
+        self.survivors.append(mutant.name)
+        print(f"{how}: {mutant.name}", file=sys.__stderr__, flush=True)
+
+    def _run(self, item: pytest.Item) -> bool:
+        """Whether the test passes."""
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self._has_failed
+
+    def _reaches(self, files: list[list[pytest.Item]]) -> Iterator[Reach]:
+        """What each test does without any change. Ends everything when one of them fails."""
+        with TemporaryDirectory() as place:
+            notes = [Path(place, str(number)) for number in range(len(files))]
+            tasks = [
+                (partial(self._watch, items, note), WALL_S)
+                for items, note in zip(files, notes, strict=True)
+            ]
+            for number, code in side_by_side(tasks, self._jobs):
+                if code != UNNOTICED:
+                    _give_up(f"fails without any change: {files[number][0].path}")
+                told = json.loads(notes[number].read_text("utf-8"))
+                for item, (cpu_s, functions) in zip(files[number], told, strict=True):
+                    yield Reach(item, cpu_s, frozenset((where, name) for where, name in functions))
+
+    def _watch(self, items: list[pytest.Item], note: Path) -> int:
+        told = []
+        for item in items:
+            watch, began_s = _Watch(self._pure), time.process_time()
+            sys.setprofile(watch)
+            passed = self._run(item)
+            sys.setprofile(None)
+            if not passed:
+                return NOTICED
+            told.append((time.process_time() - began_s, sorted(watch.functions)))
+        note.write_text(json.dumps(told), "utf-8")
+        return UNNOTICED
+
+    def _tests_for(self, mutant: Mutant, reached: Iterable[Reach]) -> list[Reach]:
+        """The tests that run what is changed: the module's own first, then the quick ones."""
+        stem = self._pure.shown[mutant.module].rpartition(".")[2]
+        found = [one for one in reached if (mutant.module, mutant.function) in one.functions]
+        found.sort(key=lambda one: (stem not in one.item.path.stem, one.cpu_s))
+        chosen, sum_s = [], 0.0
+        for one in found:
+            if not chosen or sum_s + one.cpu_s <= ENOUGH_S:
+                chosen.append(one)
+                sum_s += one.cpu_s
+        return chosen
+
+    def _attempt(self, mutant: Mutant, tests: list[Reach]) -> tuple[Callable[[], int], float]:
+        """The task that tells whether the tests notice the mutant, and its limit in CPU seconds."""
+
+        def task() -> int:
+            change(mutant)
+            return UNNOTICED if all(self._run(one.item) for one in tests) else NOTICED
+
+        return task, LIMIT_S + 3 * sum(one.cpu_s for one in tests)
+
+
+def survivors(mutants: list[Mutant], pure: PureModules, jobs: int) -> list[str]:
+    """The names of those that no test noticed. Exits when the tests fail without any change."""
     settings.register_profile(
         "mutate",
         derandomize=True,
@@ -225,73 +363,44 @@ def run_tests(tests: list[str]) -> int:
         suppress_health_check=list(HealthCheck),
     )
     settings.load_profile("mutate")
-    plugins = [
-        f"-pno:{name}" for name in ("cacheprovider", "asyncio", "timeout", "hypothesispytest")
-    ]
-    files = [str(ROOT / "tests" / name) for name in tests]
-    options = ["-x", "-q", "--no-header", "--tb=no", "-c", os.devnull, "--rootdir", str(ROOT)]
-    return int(pytest.main([*options, *plugins, *files]))
-
-
-def child(mutant: Mutant | None, tests: list[str]) -> int:
-    """Forks; the child's exit code is 0 when all tests passed. Answers its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        if mutant is not None:
-            sys.meta_path.insert(0, _Loader(mutant))
-        code = run_tests(tests)
-    finally:
-        os._exit(code)
-
-
-def survivors(mutants: list[Mutant], jobs: int) -> list[str]:
-    """The names of those that no test noticed; at most `jobs` run at the same time."""
-    running: dict[int, Mutant] = {}
-    left, found = list(reversed(mutants)), []
-    while left or running:
-        while left and len(running) < jobs:
-            mutant = left.pop()
-            running[child(mutant, MODULES[mutant.module])] = mutant
-        pid, status = os.wait()
-        mutant = running.pop(pid)
-        if status == 0:
-            found.append(mutant.name)
-            print(f"survives: {mutant.name}", flush=True)
-    return found
+    wanted = {mutant.module for mutant in mutants}
+    tests = [str(path) for path, modules in pure.tests.items() if modules & wanted]
+    names = ("cacheprovider", "asyncio", "timeout", "hypothesispytest", "xdist", "terminal")
+    plugins = [f"-pno:{name}" for name in names]
+    options = ["--noconftest", "-c", os.devnull, "--rootdir", str(ROOT)]
+    trial = Trial(mutants, pure, jobs)
+    if code := pytest.main([*options, *plugins, *tests], [trial]):
+        sys.exit(f"the tests cannot be asked: {code}")
+    return trial.survivors
 
 
 def main() -> int:
     """Runs all mutants; 0 when none survives but those that are equivalent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", help="names that contain this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="names that contain this text")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), *sorted({str(path.parent) for path in TESTS.rglob("*.py")})]
     os.chdir(ROOT)
-    mutants = [mutant for module in MODULES for mutant in _Maker(module).all()]
+    pure = PureModules()
+    mutants = [
+        mutant
+        for name, source in pure.sources.items()
+        for mutant in mutants_of(name, pure.shown[name], source.path)
+    ]
     names = {mutant.name for mutant in mutants}
     stale = [name for name in EQUIVALENT if name not in names]
-    mutants = [mutant for mutant in mutants if (arguments.only or "") in mutant.name]
+    mutants = [mutant for mutant in mutants if arguments.only in mutant.name]
     tried = [mutant for mutant in mutants if mutant.name not in EQUIVALENT]
     if arguments.list:
         print("\n".join(mutant.name for mutant in tried))
         return 0
-    for tests in MODULES.values():
-        if os.waitpid(child(None, tests), 0)[1]:
-            print(f"the tests fail without any change: {tests}")
-            return 1
     began_s = time.monotonic()
-    found = survivors(tried, arguments.jobs)
+    found = survivors(tried, pure, arguments.jobs)
     took_s = time.monotonic() - began_s
-    print(f"{len(tried)} mutants, {len(found)} survive, {took_s:.0f} s")
+    modules = len({mutant.module for mutant in tried})
+    print(f"{len(tried)} mutants of {modules} modules, {len(found)} survive, {took_s:.0f} s")
     print(f"{len(mutants) - len(tried)} more are known to change nothing")
     for name in stale:
         print(f"listed as equivalent, but does not exist: {name}")

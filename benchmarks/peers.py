@@ -94,8 +94,12 @@ class Dims:
         except Exception:
             # Without a brain there is nobody to ask: what is left is found by its state directory.
             return end_all(_of_directory(self.layout.state), 0.5)
-        self._run("stop")
+        self.stop()
         return end_all(seen)
+
+    def stop(self) -> None:
+        """`dims stop`, until nothing of the fleet runs."""
+        self._run("stop")
 
     def brain(self) -> ControlClient:
         """A connection to the brain."""
@@ -113,8 +117,13 @@ class Dims:
             return int(status["supervisor"]["pid" if which == "brain" else "keeper_pid"])
         return next(int(unit["pid"]) for unit in status["services"] if unit["id"] == which)
 
-    def when_ready(self, names: Sequence[str], within_s: float = 30.0) -> dict[str, float]:
-        """When each bot became ready (CLOCK_MONOTONIC, good to 2 ms), once all are."""
+    def when_ready(
+        self, names: Sequence[str], within_s: float = 30.0, every_s: float = 0.05
+    ) -> dict[str, float]:
+        """When each bot became ready (CLOCK_MONOTONIC, good to 2 ms), once all are.
+
+        The brain notes the moment itself, so how often it is asked blurs nothing.
+        """
         wanted = set(names)
         found: dict[str, float] = {}
 
@@ -127,7 +136,7 @@ class Dims:
                     found[bot["id"]] = now_s - bot["uptime_s"] + bot["ready_s"]
             return wanted <= found.keys()
 
-        wait_until(all_are, within_s, 0.05, "bots of DIMS ready")
+        wait_until(all_are, within_s, every_s, "bots of DIMS ready")
         return found
 
     def _run(self, *arguments: str) -> None:

@@ -7,7 +7,6 @@ whose bot was killed. Each kill hits a bot that was never killed before. See doc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -30,8 +29,10 @@ from measures import (
     machine,
     percentile,
     ratio,
+    ratios_of,
     spread,
     table,
+    write_json,
 )
 from peers import Contender, Dims, Make, Script, install_pm2, peers
 
@@ -181,7 +182,7 @@ def main() -> int:
             name: {"away_s": each.away_s, "unready_s": each.unready_s, "missed": each.missed}
             for name, each in found.items()
         }
-        options.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=1))
+        write_json(options.json, where, figures, ratios_of(verdicts(found)))
     complete = all(each.away_s and not each.missed for each in found.values())
     return 0 if complete and not left else 1
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ipc_pairs import Figures
-from measures import BenchmarkError, ratio, spread, table
+from measures import BenchmarkError, Ratio, ratio, spread, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,20 @@ def hold(limit: Limit, found: Found) -> Held:
     )  # fmt: skip
 
 
+def ratios_of(held: Sequence[Held]) -> dict[str, Ratio]:
+    """What was found, by what it is about."""
+    found = {}
+    for each in held:
+        if each.ratio is not None:
+            smaller_is_better = each.wanted.startswith("at most")
+            found[f"{_name(each)}, {each.figure}"] = Ratio(each.ratio, smaller_is_better)
+    return found
+
+
+def _name(held: Held) -> str:
+    return f"{held.group}: {held.of}" + (f" / {held.to}" if held.to else "")
+
+
 def _noise(values: Sequence[float], twins: Sequence[float], at_most: bool) -> float:
     if not twins:
         return max(values) / statistics.median(values)
@@ -153,7 +167,7 @@ def report(found: Found, held: Sequence[Held]) -> str:
     """Tables of figures and of ratios."""
     verdicts = [
         [
-            f"{each.group}: {each.of}" + (f" / {each.to}" if each.to else ""),
+            _name(each),
             each.figure,
             "-" if each.ratio is None else f"{each.ratio:.3f} ({each.low:.3f}-{each.high:.3f})",
             "-" if each.limit is None else f"{each.wanted} {each.limit:.3g}",

@@ -22,17 +22,17 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from dims.config import LimitSettings, RestartSettings
 from dims.ipc.words.failures import ExitStatus, FailureClass
 from dims.ipc.words.states import Desired, State
 from dims.supervisor.core import pacing as fleet
-from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStart,
@@ -62,7 +62,8 @@ from dims.supervisor.core.orders import (
     WithdrawStart,
 )
 from dims.supervisor.core.pacing import MINUTE_S, FleetDecision, FleetRecord, LetStart, Pace, Wish
-from dims.supervisor.core.states import SERVING, Policy, UnitRecord
+from dims.supervisor.core.states import SERVING, UnitRecord
+from dims.supervisor.units.units import policy_of
 
 DAY_S = 86_400.0
 OUTAGE_S = (43_200.0, 43_800.0)
@@ -105,7 +106,9 @@ class Day:
 
     def __init__(self, bots: int, seed: int, stuck_after_s: float) -> None:
         self.random = Random(seed)
-        self.policy = Policy(RestartPolicy(), stuck_after_s=stuck_after_s)
+        self.policy = replace(
+            policy_of(RestartSettings(), LimitSettings()), stuck_after_s=stuck_after_s
+        )
         self.now_s = 0.0
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.count = 0

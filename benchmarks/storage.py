@@ -8,13 +8,12 @@ docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +21,8 @@ import storage_bulk
 import storage_reads
 import storage_roles
 from ipc_pairs import Player
-from measures import machine
-from rounds import Found, Held, Limit, Together, Turn, hold, play, report, say
+from measures import machine, write_json
+from rounds import Found, Held, Limit, Together, Turn, hold, play, ratios_of, report, say
 from storage_ground import Home, Server, make_home
 
 from dims.storage.embedded.binaries import Source
@@ -185,10 +184,9 @@ def main() -> int:
     print(f"\n{where}\n{options.rounds} rounds, contenders in turn\n")
     print(report(found, held))
     print("\nnot measured:", "; ".join(failed) or "nothing")
-    print(json.dumps([asdict(each) for each in held]))
     if options.json:
         figures = {f"{group}: {contender}": each for (group, contender), each in found.items()}
-        options.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=1))
+        write_json(options.json, where, figures, ratios_of(held))
     return 1 if failed else 0
 
 

@@ -25,9 +25,10 @@ from dims.storage.admin.scram import verifier
 from dims.storage.admin.tenancy import LoginRole, put_roles
 from dims.storage.bot.database import Database
 from dims.storage.connections.connecting import connect
-from dims.storage.connections.pool import Pool, PoolSettings
+from dims.storage.connections.pool import Pool, PoolLimits
 from dims.storage.embedded.binaries import Source
 from dims.storage.names import Shape
+from dims.system.clock import SYSTEM
 from dims.system.sealed import new_password
 
 SHAPE = Shape()
@@ -113,8 +114,16 @@ class Home:
             connect, address, timeout_s=WITHIN_S, application_name="benchmark",
             statement_s=STATEMENT_S,
         )  # fmt: skip
-        settings = PoolSettings(max_size=connections, idle_s=WITHIN_S, acquire_s=WITHIN_S)
-        return Database(self.bots[number], Pool(opened, settings, name=self.bots[number]))
+        limits = PoolLimits(
+            max_size=connections,
+            idle_s=WITHIN_S,
+            acquire_s=WITHIN_S,
+            statement_s=STATEMENT_S,
+            slow_s=0.5,
+        )
+        name = self.bots[number]
+        pool = Pool(opened, limits, name=name, draw=SYSTEM.draw)
+        return Database(name, pool, draw=SYSTEM.draw)
 
 
 def make_home(address: PostgresAddress, bots: int, users: int) -> Home:

@@ -66,6 +66,12 @@ class PostgresAddress:
         """Whether it is a Unix socket, which needs no encryption."""
         return self.host.startswith("/")
 
+    @property
+    def socket(self) -> str:
+        """The socket's path, where it is one; the name is PostgreSQL's (unix_socket_directories in
+        its manual)."""
+        return f"{self.host}/.s.PGSQL.{self.port}"
+
     def __str__(self) -> str:
         """For people: without password and files."""
         place = self.host if self.is_local else f"{_bracketed(self.host)}:{self.port}"
@@ -256,7 +262,7 @@ def _anchored(option: str, directory: Path) -> str:
     name, _, value = option.partition("=")
     if name not in TLS_FILES or not value or value == _SYSTEM:
         return option
-    return f"{name}={quote(str(directory / unquote(value)), safe='/')}"
+    return f"{name}={quote(str(directory / unquote(value)))}"
 
 
 def _bracketed(host: str) -> str:

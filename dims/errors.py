@@ -37,6 +37,11 @@ class DimsError(Exception):
             self.add_note(f"hint: {hint}")
 
 
+def with_hint(error: DimsError) -> str:
+    """The message, and in brackets what to do next where that is known: for a log or a reason."""
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
+
 class UsageError(DimsError):
     """The command line asks for something that cannot be, such as an unknown bot."""
 

@@ -19,11 +19,28 @@ CONFIG_VARIABLE = "DIMS_CONFIG"
 DEFAULT_CONFIG = "bots.yaml"
 SERVERS = ("postgres", "valkey")
 """Those that DIMS brings along."""
+_PEER, _BELL = ".peer", ".bell"
 
 
 def state_path(config: Path, given: str | None) -> Path:
     """The state directory: `given`, else beside the configuration file. Absolute, not made."""
     return Path(given).absolute() if given else config.absolute().parent / ".dims"
+
+
+def peer_socket(runtime: Path, bot: str) -> Path:
+    """Where a bot's worker meets the workers of other bots, and operators who look at its mail."""
+    return runtime / f"{bot}{_PEER}"
+
+
+def doorbell(runtime: Path, recipient: str) -> Path:
+    """Where the reader of a mailbox is told that there is mail."""
+    return runtime / f"{recipient}{_BELL}"
+
+
+def server_sockets(runtime: Path, server: str) -> Path:
+    """The directory of an embedded server's socket, which another user may own (see
+    `dims.storage.embedded.home`)."""
+    return runtime.with_name(f"{runtime.name}-{server}")
 
 
 class Layout:
@@ -104,9 +121,8 @@ class Layout:
         return self.runtime / "sandbox.sock"
 
     def server_sockets(self, server: str) -> Path:
-        """The directory of an embedded server's socket, which another user may own (see
-        `dims.storage.embedded.home`)."""
-        return self.runtime.with_name(f"{self.runtime.name}-{server}")
+        """As the function does, in this runtime directory."""
+        return server_sockets(self.runtime, server)
 
     @property
     def mail(self) -> Path:
@@ -114,13 +130,12 @@ class Layout:
         return self.state / "mail"
 
     def peer_socket(self, bot: str) -> Path:
-        """Where a bot's worker meets the workers of other bots, and operators who look at its
-        mail."""
-        return self.runtime / f"{bot}.peer"
+        """As the function does, in this runtime directory."""
+        return peer_socket(self.runtime, bot)
 
     def doorbell(self, recipient: str) -> Path:
-        """Where the reader of a mailbox is told that there is mail."""
-        return self.runtime / f"{recipient}.bell"
+        """As the function does, in this runtime directory."""
+        return doorbell(self.runtime, recipient)
 
     def log(self, name: str) -> Path:
         """The log of a process: `keeper`, `brain`, `zygote`, `sandbox` or a bot's id."""
@@ -149,7 +164,7 @@ class Layout:
     def remove_worker_sockets(self) -> None:
         """Removes what workers that were killed left in the runtime directory. No worker may
         run."""
-        for suffix in (".peer", ".bell"):
+        for suffix in (_PEER, _BELL):
             for path in self.runtime.glob(f"*{suffix}"):
                 path.unlink(missing_ok=True)
 

@@ -30,12 +30,13 @@ from dims.bot_worker.telegram.client import build_client, check_health, sign_in,
 from dims.bot_worker.telegram.diagnosis import Failure, WorkerFailedError, classify
 from dims.bot_worker.telegram.file_session import FileSession
 from dims.bot_worker.telegram.updates import UpdateTracker
-from dims.errors import AlreadyRunningError, RefusedError, UsageError
+from dims.errors import AlreadyRunningError, RefusedError, UsageError, with_hint
 from dims.ipc.links.membership import Membership
 from dims.ipc.wire.sentences import Vocabulary, read
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.fleet import Beat, ConnectionsLent, Introduced, Leave, Will
 from dims.ipc.words.terms import StoragePlace, WorkerTerms
+from dims.system.clock import SYSTEM
 
 ORPHAN_LIMIT_S = 3600.0
 """Without any brain for this long a worker drains and leaves."""
@@ -44,6 +45,10 @@ HEALTH_EVERY_S = 60.0
 MEMORY_EVERY = 6
 """Heartbeats between two readings of memory, each of which walks all mappings."""
 FIRST_BEAT_S = 1.0
+TOGETHER_S = 0.25
+"""Heartbeats fall on multiples of this, on the clock that all processes of a machine share: a
+thousand workers wake it, and the brain, four times a second instead of a hundred. The kernel does
+the same with its own timers (round_jiffies)."""
 RECONNECTS = 5
 """Failed health requests a second apart before a worker gives its connection up."""
 BURST = 100
@@ -67,9 +72,9 @@ class Worker:
         self._lease = Lease(terms.lease, f"{terms.server.host}:{terms.server.port}", account)
         self._redactor = logs.Redactor(terms.secrets)
         self._trouble = ""
-        self.mail = Mail(terms.bot, terms.mail, incarnation, bond)
+        self.mail = Mail(terms.bot, terms.mail, incarnation, bond, SYSTEM)
         tell = bond.say if bond is not None else None
-        self.storage = Storage(terms.bot, terms.storage, tell, self._hide)
+        self.storage = Storage(terms.bot, terms.storage, tell, self._hide, SYSTEM.draw)
         self._module: ModuleType | None = None
         self.rotating: logs.RotatingLog | None = None
         self.commands = Commands(
@@ -137,9 +142,7 @@ class Worker:
         except AlreadyRunningError as error:
             if self._bond is None:
                 raise
-            raise WorkerFailedError(
-                Failure(FailureClass.CRASH, f"{error} ({error.hint})")
-            ) from error
+            raise WorkerFailedError(Failure(FailureClass.CRASH, with_hint(error))) from error
         self._module = handlers.load_module(terms.handlers, terms.directory)
         session = FileSession(terms.session)
         client = build_client(terms, session)
@@ -237,7 +240,7 @@ class Worker:
         while True:
             expected_s = loop.time() + pause_s
             await asyncio.sleep(pause_s)
-            pause_s = self._terms.limits.heartbeat_s
+            pause_s = pause_to_beat_s(loop.time(), self._terms.limits.heartbeat_s)
             lag_s = max(0.0, loop.time() - expected_s)
             if tracker.seen - seen >= BURST:
                 give_back()
@@ -331,6 +334,13 @@ class Worker:
 
     def _recycle(self, reason: str) -> None:
         self.leave(Failure(FailureClass.RECYCLE, reason))
+
+
+def pause_to_beat_s(now_s: float, every_s: float) -> float:
+    """Seconds until the next heartbeat, of which there is one `every_s`; `now_s` is monotonic."""
+    if every_s < 10 * TOGETHER_S:
+        return every_s
+    return round((now_s + every_s) / TOGETHER_S) * TOGETHER_S - now_s
 
 
 def run_forked(order: Mapping[str, Any]) -> int:

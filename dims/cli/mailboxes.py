@@ -148,7 +148,7 @@ def _ask_files(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> di
     except OSError as error:
         raise StateError(f"{directory} cannot be read: {error.strerror}") from error
     try:
-        return inspection.answer(mailbox, kind, body)
+        return inspection.answer(mailbox, kind, body, time.time())
     finally:
         mailbox.close()
 

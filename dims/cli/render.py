@@ -6,6 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_SHARING = {
+    "immortal": "shares what the zygote has",
+    "copy": "copies what it uses of the zygote's",
+    None: "no zygote is ready",
+}
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
@@ -74,6 +79,7 @@ def explanation(answer: Mapping[str, Any]) -> list[str]:
         f"  why    {answer['reason']}{failure}",
         f"  next   {answer['next']}",
         f"  now    {history}, pid {answer['pid'] or '-'}, {size(answer['unshared_bytes'])}",
+        f"  memory {_SHARING[answer['sharing']]}{_because(answer['sharing_reason'])}",
         "  events",
     ]
     rows = [
@@ -81,6 +87,10 @@ def explanation(answer: Mapping[str, Any]) -> list[str]:
         for event in answer["events"]
     ]
     return lines + ["    " + line for line in table(("UTC", "INC", "STATE", "WHY"), rows)]
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _headline(supervisor: Mapping[str, Any]) -> str:

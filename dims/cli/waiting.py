@@ -13,6 +13,9 @@ from dims.cli.where import Where
 from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
 
 LOOK_S = 0.1
+LOOKS_SHARE = 0.1
+"""Of the time is spent on looking, at most: an answer about a thousand bots takes the brain a while
+that it needs to start them."""
 SETTLED = frozenset({"ready", "degraded", "failed", "waiting", "stopped"})
 """States that waiting longer does not change soon; the others are on their way."""
 NOT_WAITED_FOR = frozenset({"valkey"})
@@ -29,6 +32,7 @@ def until_settled(
     until_s = time.monotonic() + timeout_s
     shown = ""
     while True:
+        asked_s = time.monotonic()
         with place.brain() as brain:
             answer = brain.request("status")
         found = [bot for bot in answer["bots"] if bot["id"] in wanted]
@@ -46,7 +50,7 @@ def until_settled(
                 f"not ready within {timeout_s:g} s: {late}",
                 hint="they go on starting; see `dims status` and `dims bot explain ID`",
             )
-        time.sleep(LOOK_S)
+        time.sleep(max(LOOK_S, (time.monotonic() - asked_s) / LOOKS_SHARE))
 
 
 def complain_about(bots: list[dict[str, Any]]) -> None:

@@ -255,11 +255,20 @@ class LimitSettings(Section):
         return stuck_after_s
 
 
+class MemorySharing(StrEnum):
+    """How workers get what the zygote has in memory: shared for good where that is known to work,
+    or copied page by page as they use it."""
+
+    AUTO = "auto"
+    COPY = "copy"
+
+
 class FleetSettings(Section):
     """How the supervisor starts many bots; see `Config.cold_login_limit` for None."""
 
     starts_at_once: Annotated[WholeNumber, Field(ge=1, le=1_000)] = 8
     cold_logins_per_minute: Annotated[WholeNumber, Field(ge=1, le=100_000)] | None = None
+    sharing: MemorySharing = MemorySharing.AUTO
 
 
 class Durability(StrEnum):
@@ -400,11 +409,6 @@ class StorageSettings(Section):
     def redis_kind(self) -> DatabaseKind:
         """Whether Redis is embedded (Valkey), off, or at a URL."""
         return self.redis if isinstance(self.redis, DatabaseKind) else DatabaseKind.URL
-
-    @property
-    def redis_url(self) -> SecretStr | None:
-        """The URL of Redis; None without one."""
-        return None if isinstance(self.redis, DatabaseKind) else self.redis
 
 
 def _address(url: SecretStr | None) -> PostgresAddress | None:

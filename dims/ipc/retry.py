@@ -11,9 +11,9 @@ _MOST_DOUBLINGS = 30
 class RetryPolicy:
     """`attempts` tries in all; pauses double from `first_s` up to `max_s`, in seconds."""
 
-    attempts: int = 5
-    first_s: float = 0.2
-    max_s: float = 30.0
+    attempts: int
+    first_s: float
+    max_s: float
 
     def pause_s(self, failures: int, draw: float) -> float | None:
         """How long to wait after that many failures, or None when it was the last try.

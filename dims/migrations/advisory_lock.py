@@ -62,11 +62,6 @@ def try_lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK_KEY})")
 
 
-def unlock(connection: Connection) -> None:
-    """Gives it back."""
-    connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK_KEY})")
-
-
 def holder(connection: Connection) -> str:
     """Who holds the migration lock, in words; empty when nobody does."""
     row = connection.exec_driver_sql(_HOLDER, (LOCK_KEY,)).one_or_none()

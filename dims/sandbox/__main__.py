@@ -15,7 +15,7 @@ from pathlib import Path
 
 import setproctitle
 
-from dims.errors import DimsError
+from dims.errors import DimsError, with_hint
 from dims.ipc.links.membership import Membership
 from dims.ipc.wire.sentences import Vocabulary
 from dims.ipc.words.fleet import Leave
@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         asyncio.run(_run(options))
     except DimsError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        logging.getLogger("dims.sandbox").error("%s%s", error, hint)  # noqa: TRY400
+        logging.getLogger("dims.sandbox").error("%s", with_hint(error))  # noqa: TRY400
         return error.exit_code
     return 0
 

@@ -22,11 +22,11 @@ import pytest
 from conftest import MakeFleet
 from embedded import USERS, Service, place_for
 from fleet import DIMS, WITHIN_S, Fleet, Result, is_running, until
+from roles import give_password, put_bot
 
 from dims.layout import Layout
 from dims.storage.admin.scram import verifier
 from dims.storage.admin.sealed_roles import OPERATOR, SealedRole, SealedRoles, roles_file
-from dims.storage.admin.tenancy import create_bot_role, set_password
 from dims.storage.names import Shape
 from dims.system.locks import holder
 from dims.system.sealed import new_password
@@ -255,8 +255,8 @@ class Site:
             connection = await self.connect()
             sealed = SealedRoles(roles_file(self.fleet.layout.state))
             made = {
-                "echo": (SHAPE.bot_role("echo"), await create_bot_role(connection, SHAPE, "echo")),
-                OPERATOR: (SHAPE.operator, await set_password(connection, SHAPE.operator)),
+                "echo": (SHAPE.bot_role("echo"), await put_bot(connection, SHAPE, "echo")),
+                OPERATOR: (SHAPE.operator, await give_password(connection, SHAPE, SHAPE.operator)),
             }
             for id_, (role, password) in made.items():
                 sealed.set(
@@ -387,7 +387,7 @@ def test_a_role_without_rights_is_told_so(site: Site) -> None:
 
     async def make() -> str:
         connection = await site.connect()
-        password = await set_password(connection, SHAPE.auditor)
+        password = await give_password(connection, SHAPE, SHAPE.auditor)
         await connection.close()
         return password
 

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
+from roles import give_password, put_bot
 from sqlalchemy import Connection
 
 from dims.addresses import PostgresAddress
@@ -430,7 +431,7 @@ def test_harmless_statements_are_let_through(statement: str) -> None:
 
 async def test_the_migrator_needs_no_superuser(database: Database, tmp_path: Path) -> None:
     await database.migrations().migrate("0001")
-    password = await tenancy.set_password(database.admin, SMALL.migrator)
+    password = await give_password(database.admin, SMALL, SMALL.migrator)
     address = database.server.address(database.name, SMALL.migrator, password)
     history = more(
         tmp_path, 'run("ALTER TABLE dims.bots ADD more int")',
@@ -453,8 +454,8 @@ async def test_an_administrator_needs_no_superuser_either(server: Server) -> Non
     migrations = Migrations(server.address("theirs", "dba", "dba"), shape=shape)
     assert (await migrations.migrate()).after == "0001"
     dba = await server.connect("theirs", user="dba", password="dba")
-    await tenancy.create_bot_role(dba, shape, "one")
-    password = await tenancy.rotate_password(dba, shape, "one")
+    await put_bot(dba, shape, "one")
+    password = await put_bot(dba, shape, "one")
     bot = await server.connect("theirs", user=shape.bot_role("one"), password=password)
     assert await bot.fetchval("SELECT dims.current_bot()") == "one"
     assert await migrations.check() == []
@@ -470,7 +471,7 @@ async def test_an_administrator_needs_no_superuser_either(server: Server) -> Non
 
 async def test_a_role_without_rights_is_told_so(database: Database) -> None:
     await database.migrations().migrate()
-    password = await tenancy.set_password(database.admin, SMALL.operator)
+    password = await give_password(database.admin, SMALL, SMALL.operator)
     address = database.server.address(database.name, SMALL.operator, password)
     with pytest.raises(StateError, match="permission denied") as caught:
         await Migrations(address, shape=SMALL).migrate()

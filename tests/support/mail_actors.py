@@ -19,11 +19,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fleet import LOOK_S, until
+from usual import RETRY
 
 from dims.ipc.mailbox.files.doorbell import Doorbell, Ringer
 from dims.ipc.mailbox.files.file_names import Writer, parse_name
@@ -31,9 +32,9 @@ from dims.ipc.mailbox.files.mailbox import LEDGER, Mailbox
 from dims.ipc.mailbox.files.writer import MailWriter
 from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
-from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 from dims.system.prctl import end_with_parent
 
 SENDERS = ("al", "dora")
@@ -124,6 +125,7 @@ class Place:
             self.bell,
             waits_for_disk=self.power,
             mailbox_bytes=10**10,
+            clock=SYSTEM,
         )
 
     def ring(self, reader: str) -> None:
@@ -258,7 +260,7 @@ class Reader:
         stop = stopped_by_term()
         place = self._place
         mailbox = Mailbox(place.mail / self._name, waits_for_disk=place.power)
-        deliveries = Deliveries(mailbox, self, RetryPolicy(attempts=ATTEMPTS), 16)
+        deliveries = Deliveries(mailbox, self, replace(RETRY, attempts=ATTEMPTS), 16, clock=SYSTEM)
         bell = Doorbell(place.bell(self._name), deliveries.look)
         bell.open()
         deliveries.start()

@@ -21,6 +21,7 @@ from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM, Clock
 
 LIMIT_S = 10.0
 LAST = "last"
@@ -174,10 +175,13 @@ async def working(
     attempts: int = 3,
     slots: int = 4,
     pause_s: float = 0.0,
+    clock: Clock = SYSTEM,
 ) -> AsyncIterator[tuple[Deliveries, Clerk, Mailbox]]:
     """Deliveries out of a mailbox, not started yet; retries follow after `pause_s`."""
     mailbox, clerk = Mailbox(directory), Clerk(handle)
-    deliveries = Deliveries(mailbox, clerk, RetryPolicy(attempts, pause_s, pause_s), slots)
+    deliveries = Deliveries(
+        mailbox, clerk, RetryPolicy(attempts, pause_s, pause_s), slots, clock=clock
+    )
     try:
         async with asyncio.timeout(LIMIT_S):
             yield deliveries, clerk, mailbox

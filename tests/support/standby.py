@@ -25,6 +25,7 @@ from dims.storage.embedded.binaries import find_postgres
 from dims.storage.embedded.child import Manner, start
 from dims.storage.embedded.copies import copy_of
 from dims.storage.embedded.server_user import POSTGRES_ACCOUNTS, choose_account
+from dims.system.clock import SYSTEM
 
 OWNER, PASSWORD = "dims", "owner-s3cret"
 HBA = "local all all scram-sha-256\nlocal replication all scram-sha-256\n"
@@ -167,7 +168,7 @@ class Pair(StorageSite):
         await self.caught_up()
         primary = pool_to(address)
         standby = pool_to(replace(address, host=self.standby.address.host))
-        database = Database(bot_id, primary, replica=standby, replica_lag_s=lag_s)
+        database = Database(bot_id, primary, replica=standby, replica_lag_s=lag_s, draw=SYSTEM.draw)
         try:
             yield database
             assert all(pool.stats().in_use == 0 for pool in (primary, standby))

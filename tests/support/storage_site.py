@@ -12,14 +12,16 @@ import asyncpg
 from embedded import USERS, Service, place_for
 from fleet import LOOK_S, WITHIN_S
 from pgbouncer import pgbouncer, verifiers
+from roles import put_bot
+from usual import pool_limits
 
 from dims.addresses import PostgresAddress
 from dims.migrations.runner import Migrations
-from dims.storage.admin import tenancy
 from dims.storage.bot.database import Database
 from dims.storage.connections.connecting import connect
-from dims.storage.connections.pool import Pool, PoolSettings
+from dims.storage.connections.pool import Pool
 from dims.storage.names import Shape
+from dims.system.clock import SYSTEM
 
 SHAPE = Shape(partitions=4)
 T = TypeVar("T")
@@ -43,20 +45,20 @@ class StorageSite:
         bot_id = f"bot{self._made}"
         admin = await self.admin()
         try:
-            password = await tenancy.create_bot_role(admin, SHAPE, bot_id)
+            password = await put_bot(admin, SHAPE, bot_id)
             await admin.execute("INSERT INTO dims.bots (bot_id) VALUES ($1)", bot_id)
         finally:
             await admin.close()
         return bot_id, self.owner.as_user(SHAPE.bot_role(bot_id), password)
 
 
-def pool_to(address: PostgresAddress, *, through_pooler: bool = False, **settings: Any) -> Pool:
+def pool_to(address: PostgresAddress, *, through_pooler: bool = False, **limits: Any) -> Pool:
     """A pool as a worker has it."""
     opened = partial(
         connect, address, timeout_s=WITHIN_S, application_name="test", statement_s=WITHIN_S,
         through_pooler=through_pooler,
     )  # fmt: skip
-    return Pool(opened, PoolSettings(**settings), name=address.user)
+    return Pool(opened, pool_limits(**limits), name=address.user, draw=SYSTEM.draw)
 
 
 @contextmanager
@@ -80,7 +82,7 @@ async def database_of(site: StorageSite, **options: Any) -> AsyncIterator[Databa
     """The `bot.db` of a new bot; at the end no connection of it may be in use."""
     bot_id, address = await site.new_bot()
     pool = pool_to(address)
-    database = Database(bot_id, pool, **options)
+    database = Database(bot_id, pool, **options, draw=SYSTEM.draw)
     yield database
     stats = pool.stats()
     await database.close(WITHIN_S)

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: hours pass in milliseconds, no one sleeps."""
+"""Event loops with a clock of their own: it jumps to the next timer, or is set ahead by hand."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ class _Jumping(selectors.SelectSelector):
     """Never waits; who would have to wait for ever is told so."""
 
     now_s = 1000.0
+    turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
+        self.turns += 1
         events = super().select(0)
         if timeout is None and not events:
             raise AssertionError("everybody waits and no timer is set")
@@ -33,6 +35,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    @property
+    def turns(self) -> int:
+        """How often it has woken up."""
+        return self._jumping.turns
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be set ahead: what waits for its time has it then."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -7,6 +7,7 @@ and checks after every fact what must always hold and what was promised over tim
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
@@ -98,6 +99,8 @@ class World:
     left_s: float = 0.0
     """When the process was asked to leave, or said that it leaves."""
     clock_went_back: bool = False
+    heard: Counter[tuple[State, type[Fact]]] = field(default_factory=Counter)
+    """How often the present process, or somebody, said what in which state."""
     dropped_sessions: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ class World:
     def tell(self, fact: Fact) -> tuple[Order, ...]:
         """Lets the brain decide on `fact`, performs the orders and checks everything."""
         before = self.record
+        if getattr(fact, "incarnation", before.incarnation) == before.incarnation:
+            self.heard[before.state, type(fact)] += 1
         after, orders = decide(before, fact, self.now_s, self.draw)
         again, orders_again = decide(before, fact, self.now_s, self.draw)
         assert (again, orders_again) == (after, orders), "the same fact, another answer"
@@ -340,18 +345,20 @@ class World:
     def all_goes_well(self) -> None:
         """From now on nothing fails but what is hung already; ends when the unit is settled."""
         deadline_s = self.now_s + self.longest_s()
-        while not self._settled():
+        while not self.settled():
             assert self.now_s <= deadline_s, f"wedged: {self.record}"
-            self._next_good_thing()
+            self.next_good_thing()
 
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
+        """Whether nothing more would happen by itself."""
         state = self.record.state
         if self.record.desired is Desired.STOPPED:
             return state is State.STOPPED
         well = self.process is not None and not self.process.hung and not self.process.leaving
         return state is State.FAILED or (state is State.READY and well)
 
-    def _next_good_thing(self) -> None:
+    def next_good_thing(self) -> None:
+        """What happens next when nothing fails; only while not settled."""
         process = self.process
         if self.fleet == "requested":
             self.grants()

@@ -37,6 +37,11 @@ PLACES = {
     "postgresql://u@%2FRun%2FPg/db": PostgresAddress("/Run/Pg", database="db", user="u"),
     "postgresql://u@/db?host=/Run/Pg": PostgresAddress("/Run/Pg", database="db", user="u"),
     "postgresql://u@:5433/db?host=/run": PostgresAddress("/run", 5433, "db", "u"),
+    "postgresql://u@h:1/db": PostgresAddress("h", 1, "db", "u"),
+    "postgresql://u@h:65535/db": PostgresAddress("h", 65_535, "db", "u"),
+    "postgresql://u@h/d?sslrootcert=system&sslmode=verify-full": PostgresAddress(
+        "h", database="d", user="u", sslmode=TlsMode.VERIFY_FULL
+    ),
     "postgresql://u@[::1]:5433/db": PostgresAddress("::1", 5433, "db", "u"),
     "postgresql://u@[fe80::1%25eth0]/db": PostgresAddress("fe80::1%eth0", 5432, "db", "u"),
     "postgresql://u@db_1.example.org/db": PostgresAddress("db_1.example.org", 5432, "db", "u"),
@@ -59,6 +64,7 @@ def test_a_url_names_a_place_and_a_user(url: str) -> None:
 
 REFUSED = {
     "": "not a URL such as postgresql://",
+    "postgresql": "not a URL such as postgresql://",
     "mysql://u:secret@h/db": "not a URL such as postgresql://",
     "postgresql:u:secret@h": "not a URL such as postgresql://",
     "postgresql://h/db": "names no user",
@@ -140,7 +146,20 @@ def test_an_address_for_people_has_no_password() -> None:
     assert str(address) == "u@[::1]:5432/db"
     assert "secret" not in repr(address)
     assert str(address.as_user("bot", "other")) == "bot@[::1]:5432/db"
+    assert str(PostgresAddress("h")) == "h:5432/postgres"
     assert str(parse_postgres_url("postgresql://u:secret@%2Frun/db")) == "u@/run/db"
+
+
+def test_an_address_for_somebody_else_has_his_password() -> None:
+    address = parse_postgres_url("postgresql://u:secret@h/db")
+    assert address.as_user("bot", "other") == PostgresAddress(
+        "h", database="db", user="bot", password="other"
+    )
+
+
+def test_on_the_wire_there_are_texts_and_numbers_only() -> None:
+    wire = parse_postgres_url("postgresql://u@h/db?sslmode=require").to_wire()
+    assert {type(value) for value in wire.values()} == {str, int}
 
 
 def test_relative_files_are_anchored_and_nothing_else_changes(tmp_path: Path) -> None:
@@ -151,7 +170,11 @@ def test_relative_files_are_anchored_and_nothing_else_changes(tmp_path: Path) ->
     assert address.sslcert == "/c"
     assert address.sslkey == f"{directory}/../k"
     assert (address.password, address.sslmode) == ("p@", TlsMode.REQUIRE)
-    for same in ("postgresql://u:p@h/db", "postgresql://u@h/db?sslrootcert=system"):
+    for same in (
+        "postgresql://u:p@h/db",
+        "postgresql://u@h/db?sslrootcert=system",
+        "postgresql://u@h/db?sslkey=",
+    ):
         assert anchored(same, directory) == same
 
 

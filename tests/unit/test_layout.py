@@ -9,9 +9,11 @@ import pytest
 
 from dims.errors import NotRunningError, StateError
 from dims.layout import Layout, state_path
+from dims.storage.embedded.postgres import SOCKET
 
 SOCKET_PATH_LIMIT = 107
 """unix(7): sun_path takes 108 bytes with its final zero."""
+LONGEST_ID = "b" * 32
 
 
 def test_the_state_lies_beside_the_configuration_unless_another_place_is_given() -> None:
@@ -39,8 +41,29 @@ def test_sockets_fit_the_kernels_limit_however_deep_the_state_lies(tmp_path: Pat
     deep = tmp_path / Path(*["a-rather-long-directory-name"] * 8)
     layout = Layout(deep)
     layout.make()
-    for path in (layout.control_socket, layout.bot_socket, layout.sandbox_socket):
+    sockets = (
+        *(layout.control_socket, layout.bot_socket, layout.sandbox_socket),
+        layout.peer_socket(LONGEST_ID),
+        layout.doorbell(LONGEST_ID),
+        layout.server_sockets("postgres") / f"{SOCKET}.lock",
+    )
+    for path in sockets:
         assert len(str(path).encode()) <= SOCKET_PATH_LIMIT
+
+
+def test_what_killed_workers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "state")
+    layout.make()
+    layout.make_runtime()
+    left = (layout.peer_socket("echo"), layout.doorbell("echo"))
+    for path in (*left, layout.control_socket):
+        path.touch()
+    try:
+        layout.remove_worker_sockets()
+        assert list(layout.runtime.iterdir()) == [layout.control_socket]
+    finally:
+        layout.control_socket.unlink(missing_ok=True)
+        layout.runtime.rmdir()
 
 
 def test_one_state_directory_has_one_runtime_directory_whatever_path_leads_there(

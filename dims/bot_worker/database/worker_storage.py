@@ -43,13 +43,15 @@ class Storage:
         terms: StorageTerms | None,
         tell: Tell | None,
         hide: Callable[[tuple[str, ...]], None],
+        draw: Callable[[], float],
     ) -> None:
         """`tell` says something to the brain; None where there is no fleet to share with. `hide`
-        keeps secrets out of the log."""
+        keeps secrets out of the log; `draw` gives 0 to 1."""
         self._bot = bot
         self._terms = terms
         self._tell = tell
         self._hide = hide
+        self._draw = draw
         self._database: Database | None = None
         self._pools: list[Pool] = []
         self._borrower: Borrower | None = None
@@ -65,29 +67,30 @@ class Storage:
 
     def _open(self) -> Database:
         from dims.storage.bot.database import Database  # noqa: PLC0415 (see above)
-        from dims.storage.connections.pool import Pool, PoolSettings  # noqa: PLC0415
+        from dims.storage.connections.pool import Pool, PoolLimits  # noqa: PLC0415
 
         terms = self._terms
         if terms is None:
             raise ServiceError(
                 f"{self._bot} has no database", hint="bots.yaml: storage: database: embedded"
             )
-        settings = PoolSettings(**terms.pool)
-        allowed = terms.share if self._tell is not None else settings.max_size
+        limits = PoolLimits(**terms.pool)
+        allowed = terms.share if self._tell is not None else limits.max_size
 
         def pool(name: str, which: str) -> Pool:
             return Pool(
                 lambda: self._connect(which),
-                settings,
+                limits,
                 name=name,
                 on_change=self._pool_changed,
                 allowed=allowed,
+                draw=self._draw,
             )
 
         self._pools = [pool(self._bot, "address")]
         if terms.place.replica is not None:
             self._pools.append(pool(f"{self._bot} (replica)", "replica"))
-        if self._tell is not None and terms.share < settings.max_size:
+        if self._tell is not None and terms.share < limits.max_size:
             self._borrower = Borrower(terms.share, self._report, self._allow)
         return Database(
             self._bot,
@@ -95,6 +98,7 @@ class Storage:
             replica=self._pools[1] if terms.place.replica is not None else None,
             replica_lag_s=terms.replica_lag_s,
             correlation=correlation.current,
+            draw=self._draw,
         )
 
     # What the brain says

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -47,6 +46,8 @@ from dims.ipc.wire.ids import new_id
 from dims.ipc.wire.sentences import read
 from dims.ipc.words.fleet import ControlCommand, Introduce, Introduced, Whereabouts
 from dims.ipc.words.terms import MailTerms
+from dims.layout import doorbell, peer_socket
+from dims.system.clock import Clock
 
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.5
@@ -64,9 +65,15 @@ class Mail:
     """Sends at once; receives from `start` on. `bond` is None where no fleet is around."""
 
     def __init__(
-        self, bot: str, terms: MailTerms, incarnation: int, bond: Membership | None
+        self,
+        bot: str,
+        terms: MailTerms,
+        incarnation: int,
+        bond: Membership | None,
+        clock: Clock,
     ) -> None:
         self._bot = bot
+        self._clock = clock
         self._terms = terms
         self._grants = Grants(terms.grants)
         self._bond = bond
@@ -75,7 +82,8 @@ class Mail:
         self._mailbox: Mailbox | None = None
         self._deliveries: Deliveries | None = None
         self._doorbell = Doorbell(self._bell(bot), self._rung)
-        self._exchange = Exchange(bot, incarnation, terms.sockets / f"{bot}.peer", self, self._meet)
+        place = peer_socket(terms.sockets, bot)
+        self._exchange = Exchange(bot, incarnation, place, self, self._meet)
         self._replies: dict[MessageId, asyncio.Future[Envelope]] = {}
         self._draining = False
 
@@ -225,7 +233,7 @@ class Mail:
             wants_reply=asks,
             correlation=_correlation(cause),
             causation=cause.id if cause is not None else None,
-            expires_s=None if expires_in_s is None else time.time() + expires_in_s,
+            expires_s=None if expires_in_s is None else self._clock.utc() + expires_in_s,
         )
 
     async def _send_directly(self, envelope: Envelope) -> None:
@@ -242,9 +250,9 @@ class Mail:
             async with _deadline(request, timeout_s):
                 reply = await self._answer_of(_as_it_travels(request))
             return _as_it_travels(structs.replace(request, body=reply)).body
-        until_s = time.monotonic() + timeout_s
+        until_s = self._clock.monotonic() + timeout_s
         link = await self._link(request.recipient, timeout_s)
-        return await link.ask(request, max(0.0, until_s - time.monotonic()))
+        return await link.ask(request, max(0.0, until_s - self._clock.monotonic()))
 
     async def _ask_by_mail(self, request: Envelope, timeout_s: float) -> Mapping[str, Any]:
         if self._deliveries is None:
@@ -266,13 +274,13 @@ class Mail:
 
     async def _link(self, to: str, timeout_s: float) -> Link:
         """The link to a bot that runs, or comes up in time."""
-        until_s = time.monotonic() + timeout_s
+        until_s = self._clock.monotonic() + timeout_s
         pause_s = FIRST_LOOK_S
         while True:
             try:
                 return await self._exchange.link(to)
             except NotRunningError:
-                if time.monotonic() + pause_s > until_s:
+                if self._clock.monotonic() + pause_s > until_s:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(LAST_LOOK_S, pause_s * 2)
@@ -354,7 +362,7 @@ class Mail:
         if self._mailbox is None or self._deliveries is None:
             raise RefusedError("this bot's mailbox is not open")
         self._mailbox.ledger.flush()
-        answered = inspection.answer(self._mailbox, kind, body)
+        answered = inspection.answer(self._mailbox, kind, body, self._clock.utc())
         if kind == "mail.status":
             now_s = asyncio.get_running_loop().time()
             rates = {
@@ -414,7 +422,7 @@ class Mail:
     # Parts
 
     def _bell(self, bot: str) -> Path:
-        return self._terms.sockets / f"{bot}.bell"
+        return doorbell(self._terms.sockets, bot)
 
     def _writing(self) -> MailWriter:
         if self._writer is None:
@@ -424,6 +432,7 @@ class Mail:
                 self._bell,
                 waits_for_disk=self._terms.waits_for_disk,
                 mailbox_bytes=self._terms.mailbox_bytes,
+                clock=self._clock,
             )
         return self._writer
 
@@ -435,7 +444,9 @@ class Mail:
     async def _open(self, wait_s: float = LOOKED_AT_S) -> None:
         terms = self._terms
         mailbox = self._mailbox = await self._open_mailbox(wait_s)
-        self._deliveries = Deliveries(mailbox, self, terms.retry, terms.handlers_at_once)
+        self._deliveries = Deliveries(
+            mailbox, self, terms.retry, terms.handlers_at_once, clock=self._clock
+        )
         try:
             self._doorbell.open()
             await self._exchange.open()
@@ -447,13 +458,13 @@ class Mail:
 
     async def _open_mailbox(self, wait_s: float) -> Mailbox:
         directory, waits_for_disk = self._terms.directory / self._bot, self._terms.waits_for_disk
-        until_s = time.monotonic() + wait_s
+        until_s = self._clock.monotonic() + wait_s
         while True:
             try:
                 return Mailbox(directory, waits_for_disk=waits_for_disk)
             except AlreadyRunningError as error:
                 # We have the bot's lease: it is an operator, who looks at the files meanwhile.
-                if time.monotonic() >= until_s:
+                if self._clock.monotonic() >= until_s:
                     raise StateError(f"{error}", hint="end that process") from error
             except OSError as error:
                 raise StateError(

@@ -23,7 +23,6 @@ class UpdateTracker:
     """Counts updates and keeps the stored update state behind the handlers."""
 
     def __init__(self, client: TelegramClient, session: FileSession, handlers_at_once: int) -> None:
-        self._client = client
         self._session = session
         self._mark: Watermark | None = None
         self._state: Any = None

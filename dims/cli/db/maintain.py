@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,7 @@ def maintain(  # noqa: PLR0917 (click passes by name)
             done = await upkeep.maintain(
                 connection,
                 shape,
+                now=datetime.now(UTC),
                 keep_audit_days=_or(keep_audit_days, upkeep.KEEP_AUDIT_DAYS),
                 keep_done_days=_or(keep_done_days, upkeep.KEEP_DONE_DAYS),
                 dry_run=dry_run,

@@ -1,4 +1,4 @@
-"""Turns what `dims db` gathered into text for people. Pure: gets JSON objects, returns lines."""
+"""Turns what `dims db` gathered into text for people: gets JSON objects, returns lines."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class StorageTerms:
     is_pooled: bool
     """`address` is a pooler such as PgBouncer."""
     pool: Mapping[str, Any]
-    """The fields of dims.storage.connections.pool.PoolSettings."""
+    """The fields of dims.storage.connections.pool.PoolLimits."""
     replica_lag_s: float
     share: int
     """Connections that are the bot's own, without asking the brain."""

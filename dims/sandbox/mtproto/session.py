@@ -39,7 +39,6 @@ class Refusal(Enum):
     EVEN_EXPECTED = 34
     ODD_EXPECTED = 35
     BAD_SALT = 48
-    BAD_CONTAINER = 64
 
 
 @dataclass(frozen=True, slots=True)

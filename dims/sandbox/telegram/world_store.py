@@ -17,12 +17,12 @@ from typing import Any
 
 from telethon.tl.tlobject import TLObject
 
-from dims.errors import AlreadyRunningError, StateError
 from dims.sandbox.mtproto import wire
 from dims.sandbox.telegram.accounts import Bot, Persona
 from dims.sandbox.telegram.box import ChatMessage, UserId
 from dims.sandbox.telegram.keyring import AuthKey, Keyring
 from dims.sandbox.telegram.world import World
+from dims.system.state_file import Form, open_state_file, refusal
 
 SKIP_AFTER_CRASH = 1_000
 """More than can be told to a client within one flush interval, per bot."""
@@ -48,33 +48,28 @@ CREATE TABLE IF NOT EXISTS message (
     PRIMARY KEY (bot_id, id)
 ) WITHOUT ROWID;
 """
+_FORM = Form(
+    _SCHEMA,
+    1,
+    # Safe against kill -9 of us; a power cut may lose the last commits, never the file.
+    ("locking_mode = EXCLUSIVE", "synchronous = NORMAL"),
+    "accounts and messages start anew",
+    patience_s=0.2,
+)
 _SAVE_BOT = "REPLACE INTO bot VALUES (?,?,?,?,?,?,?,?,?)"
 _FORGET_MESSAGE = "DELETE FROM message WHERE bot_id = ? AND id = ?"
 _SAVE_MESSAGE = "REPLACE INTO message VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 
 class WorldStore:
-    """The open file; raises StateError when it cannot be used, AlreadyRunningError when it is."""
+    """The open file; raises StateError when it cannot be used, AlreadyRunningError when it is.
+
+    So does whatever reads or writes it.
+    """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=0.2)
-            path.chmod(0o600)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # Safe against kill -9 of us; a power cut may lose the last commits, never the file.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise AlreadyRunningError(
-                    f"another sandbox uses {path}", hint="stop it, or use another --dir"
-                ) from error
-            raise StateError(f"{path} cannot be opened: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{path} is no sandbox state: {error}", hint="move it away: a new one is made"
-            ) from error
+        self._path = path
+        self._db = open_state_file(path, _FORM)
         self._dirty_bots: dict[UserId, Bot] = {}
         self._dirty_messages: dict[tuple[UserId, int], ChatMessage] = {}
         self._forgotten: list[tuple[UserId, int]] = []
@@ -86,33 +81,33 @@ class WorldStore:
 
     def secret(self) -> bytes:
         """32 random bytes, the same for the life of the file."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = 'secret'").fetchone()
-        if row is None:
-            row = (secrets.token_bytes(32),)
-            self._db.execute("INSERT INTO meta VALUES ('secret', ?)", row)
-        return bytes(row[0])
+        rows = self._run("SELECT value FROM meta WHERE name = 'secret'")
+        if not rows:
+            rows = [(secrets.token_bytes(32),)]
+            self._run("INSERT INTO meta VALUES ('secret', ?)", rows[0])
+        return bytes(rows[0][0])
 
     def load(self, world: World, keyring: Keyring) -> None:
         """Fills both; boxes come later, through `messages_of`. Marks the file as in use."""
-        clean = self._db.execute("DELETE FROM meta WHERE name = 'clean'").rowcount == 1
-        skip = 0 if clean else SKIP_AFTER_CRASH
-        for row in self._db.execute("SELECT * FROM bot"):
+        was_clean = self._run("DELETE FROM meta WHERE name = 'clean' RETURNING name")
+        skip = 0 if was_clean else SKIP_AFTER_CRASH
+        for row in self._run("SELECT * FROM bot"):
             bot = _bot(row)
             if bot.last_message_id:
                 bot.last_message_id += skip
                 bot.pts += skip
                 self._dirty_bots[bot.id] = bot
             world.add_bot(bot)
-        for row in self._db.execute("SELECT * FROM persona"):
+        for row in self._run("SELECT * FROM persona"):
             world.add_persona(Persona(*row))
-        for key_id, key, account_id, is_duplicated in self._db.execute("SELECT * FROM auth_key"):
+        for key_id, key, account_id, is_duplicated in self._run("SELECT * FROM auth_key"):
             keyring.add(AuthKey(key_id, key, account_id, bool(is_duplicated)))
         self.flush()
 
     def messages_of(self, bot_id: UserId) -> Iterator[ChatMessage]:
         """All messages of a bot, by id."""
         query = "SELECT * FROM message WHERE bot_id = ? ORDER BY id"
-        for row in self._db.execute(query, (bot_id,)).fetchall():
+        for row in self._run(query, (bot_id,)):
             yield ChatMessage(
                 id=row[1],
                 peer_id=row[2],
@@ -132,20 +127,20 @@ class WorldStore:
     def save_key(self, key: AuthKey) -> None:
         """Durable when it returns."""
         row = (key.id, key.key, key.account_id, key.is_duplicated)
-        self._db.execute("REPLACE INTO auth_key VALUES (?,?,?,?)", row)
+        self._run("REPLACE INTO auth_key VALUES (?,?,?,?)", row)
 
     def remove_key(self, key: AuthKey) -> None:
         """Durable when it returns."""
-        self._db.execute("DELETE FROM auth_key WHERE id = ?", (key.id,))
+        self._run("DELETE FROM auth_key WHERE id = ?", (key.id,))
 
     def save_bot(self, bot: Bot) -> None:
         """Durable when it returns."""
-        self._db.execute(_SAVE_BOT, _bot_row(bot))
+        self._run(_SAVE_BOT, _bot_row(bot))
 
     def save_persona(self, persona: Persona) -> None:
         """Durable when it returns."""
         row = (persona.id, persona.name, persona.username)
-        self._db.execute("REPLACE INTO persona VALUES (?,?,?)", row)
+        self._run("REPLACE INTO persona VALUES (?,?,?)", row)
 
     def save_later(self, bot: Bot, messages: tuple[ChatMessage, ...] = ()) -> None:
         """Durable after the next `flush`."""
@@ -168,10 +163,16 @@ class WorldStore:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise StateError(f"the sandbox cannot save: {error}") from error
+            raise refusal(self._path, _FORM, error) from error
         self._dirty_bots.clear()
         self._dirty_messages.clear()
         self._forgotten.clear()
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise refusal(self._path, _FORM, error) from error
 
     def _commit(self) -> None:
         messages = self._dirty_messages.items()
@@ -184,9 +185,11 @@ class WorldStore:
 
     def close(self) -> None:
         """Commits, and notes that the end was clean."""
-        self.flush()
-        self._db.execute("REPLACE INTO meta VALUES ('clean', 1)")
-        self._db.close()
+        try:
+            self.flush()
+            self._run("REPLACE INTO meta VALUES ('clean', 1)")
+        finally:
+            self._db.close()
 
 
 def _bot(row: tuple[Any, ...]) -> Bot:

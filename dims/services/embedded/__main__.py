@@ -13,7 +13,7 @@ from pathlib import Path
 
 import setproctitle
 
-from dims.errors import DimsError
+from dims.errors import DimsError, with_hint
 from dims.logs import log_service
 from dims.services.embedded.service import Fleet, Service
 from dims.storage.embedded.binaries import Source
@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         lock.take(options.server)
         asyncio.run(_service(options).run())
     except DimsError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        logging.getLogger("dims.services.embedded").error("%s%s", error, hint)  # noqa: TRY400
+        logging.getLogger("dims.services.embedded").error("%s", with_hint(error))  # noqa: TRY400
         return error.exit_code
     finally:
         lock.release()

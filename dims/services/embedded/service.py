@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dims.errors import ServiceError
+from dims.errors import ServiceError, with_hint
 from dims.ipc.links.membership import Membership
 from dims.ipc.wire.sentences import Vocabulary
 from dims.ipc.words.failures import FailureClass
@@ -153,8 +153,7 @@ class Service:
         """The last will; a brain that is not there learns it from the log."""
         if self._bond is None or self._joining is None:
             return
-        reason = f"{error} ({error.hint})" if error.hint else str(error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await asyncio.shield(self._joining)
-                self._bond.last_will(Will(failure, reason))
+                self._bond.last_will(Will(failure, with_hint(error)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import setproctitle
 
-from dims.errors import DimsError
+from dims.errors import DimsError, with_hint
 from dims.logs import log_service
 from dims.services.steward.steward import Steward
 from dims.system.prctl import forbid_dumps
@@ -33,8 +33,7 @@ def main() -> int:
     try:
         asyncio.run(_run(options))
     except DimsError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        logging.getLogger("dims.services.steward").error("%s%s", error, hint)  # noqa: TRY400
+        logging.getLogger("dims.services.steward").error("%s", with_hint(error))  # noqa: TRY400
         return error.exit_code
     return 0
 

@@ -29,6 +29,7 @@ from dims.errors import (
     StateError,
     TimedOutError,
     UsageError,
+    with_hint,
 )
 from dims.ipc.links.membership import Membership
 from dims.ipc.wire.sentences import Vocabulary, read, written
@@ -105,7 +106,7 @@ class Steward:
             if serves.done():
                 serves.result()
         except DimsError as error:
-            self._bond.last_will(Will(FailureClass.CRASH, _with_mend(error)))
+            self._bond.last_will(Will(FailureClass.CRASH, with_hint(error)))
             raise
         finally:
             for task in (leaves, serves):
@@ -206,7 +207,7 @@ class Steward:
         except ServiceError as error:
             if not is_passing(error):
                 raise
-            return _with_mend(error)
+            return with_hint(error)
         return None
 
     async def _try_to_settle(self, terms: StewardTerms, roles: Roles) -> str | None:
@@ -219,7 +220,7 @@ class Steward:
             if not is_passing(failure) or isinstance(failure, TimedOutError):
                 # For a lock it has been waited already; each restart of ours tries again.
                 raise failure from error
-            return _with_mend(failure)
+            return with_hint(failure)
         return None
 
     async def _settle(self, terms: StewardTerms, roles: Roles) -> None:
@@ -263,7 +264,7 @@ class Steward:
             if not isinstance(failure, (ServiceError, TimedOutError)):
                 raise failure from error
             # A permanent reason as well: the bots that run have all they need.
-            await self._worry(_with_mend(failure))
+            await self._worry(with_hint(failure))
         else:
             self._trouble = ""
         self._beat(self._trouble)
@@ -340,10 +341,6 @@ def _away() -> NotRunningError:
 def _explained(error: Exception) -> DimsError:
     found = translate(error)
     return found if found is not None else ServiceError(f"{type(error).__name__}: {error}")
-
-
-def _with_mend(error: DimsError) -> str:
-    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 def _keep(path: Path, server: DatabaseServer) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,14 @@ from dims.errors import AlreadyRunningError, ServiceError, StateError, UsageErro
 from dims.layout import PRIVATE_FILE, Layout
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import translate
-from dims.storage.embedded.postgres import DATABASE, OWNER, PORT, EmbeddedPostgres, password_file
+from dims.storage.embedded.postgres import (
+    DATABASE,
+    OWNER,
+    PORT,
+    SOCKET,
+    EmbeddedPostgres,
+    password_file,
+)
 from dims.storage.embedded.probe import Health, probe_postgres
 from dims.storage.embedded.server_log import read_postgres
 from dims.storage.names import Shape
@@ -194,7 +200,8 @@ class _Guests:
 
 async def _claimed(lock: FileLock, guests: _Guests, layout: Layout) -> bool:
     """Whether the server is ours to run; else somebody else runs it, and we are a guest."""
-    until_s = time.monotonic() + STOPS_WITHIN_S
+    clock = asyncio.get_running_loop().time
+    until_s = clock() + STOPS_WITHIN_S
     while True:
         # Not while a fleet runs, even if its server is away for a moment.
         if holder(layout.lock) is None:
@@ -203,16 +210,17 @@ async def _claimed(lock: FileLock, guests: _Guests, layout: Layout) -> bool:
                 return True
         if guests.join():
             return False
-        if time.monotonic() > until_s:
+        if clock() > until_s:
             raise ServiceError("another command does not get PostgreSQL stopped", hint="try again")
         await asyncio.sleep(LOOK_S)
 
 
 async def _until_it_answers(layout: Layout) -> None:
-    socket = layout.server_sockets(NAME) / f".s.PGSQL.{PORT}"
-    until_s = time.monotonic() + ANSWERS_WITHIN_S
+    socket = layout.server_sockets(NAME) / SOCKET
+    clock = asyncio.get_running_loop().time
+    until_s = clock() + ANSWERS_WITHIN_S
     while await probe_postgres(socket, OWNER, LOOK_S * 20) is not Health.SERVES:
-        if time.monotonic() > until_s:
+        if clock() > until_s:
             raise ServiceError(
                 f"the embedded PostgreSQL runs already, but does not answer in {socket.parent}",
                 hint=f"see `dims status` and `dims logs {NAME}`",

@@ -14,13 +14,15 @@ import asyncpg  # type: ignore[import-untyped]
 
 from dims.errors import ServiceError, StateError
 from dims.storage.admin.foundations import BOT_CONNECTIONS, BOT_SETTINGS, membership
-from dims.storage.admin.scram import verifier
 from dims.storage.names import Shape, literal, quoted
-from dims.system.sealed import new_password
 
-_ATTRIBUTES = "LOGIN INHERIT NOCREATEDB NOCREATEROLE"
-"""Superuser, replication and row security stay off as CREATE ROLE begins; only a superuser may
-say so."""
+_TOO_MUCH = """\
+SELECT rolname::text AS name, concat_ws(' ', CASE WHEN rolcreatedb THEN 'NOCREATEDB' END,
+  CASE WHEN rolcreaterole THEN 'NOCREATEROLE' END) AS less
+FROM pg_catalog.pg_roles WHERE rolname = ANY($1::text[]) AND (rolcreatedb OR rolcreaterole)"""
+"""A new role has neither. It is taken away only where it is: an administrator who may not give
+CREATEDB may not say NOCREATEDB (PostgreSQL 16). Superuser, replication and row security only a
+superuser could give or take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +43,31 @@ async def put_roles(
 
     Raises ServiceError without the rights for that, StateError before the first migration.
     """
+    roles = list(roles)
     options = membership(await _version(connection), inherit=True, may_set=False)
+    found = await connection.fetch(_TOO_MUCH, [role.name for role in roles if role.is_bot])
+    less = {row["name"]: row["less"] for row in found}
     script = "\n".join(
-        f"{statement};" for role in roles for statement in _put(role, shape, options)
+        f"{statement};"
+        for role in roles
+        for statement in _put(role, shape, options, less.get(role.name, ""))
     )
     with _explained("the roles of bots"):
         # Without parameters several statements go in one message, and are one transaction.
         await connection.execute(script)
 
 
-def _put(role: LoginRole, shape: Shape, options: str) -> Iterator[str]:
+def _put(role: LoginRole, shape: Shape, options: str, less: str) -> Iterator[str]:
     name, password = quoted(role.name), literal(role.verifier)
     if not role.is_bot:
         yield f"ALTER ROLE {name} LOGIN PASSWORD {password}"
         return
     verb = "ALTER" if role.exists else "CREATE"
-    yield f"{verb} ROLE {name} {_ATTRIBUTES} CONNECTION LIMIT {BOT_CONNECTIONS} PASSWORD {password}"
+    limit = f"CONNECTION LIMIT {BOT_CONNECTIONS}"
+    yield f"{verb} ROLE {name} LOGIN INHERIT {less} {limit} PASSWORD {password}"
     yield f"GRANT {quoted(shape.bot)} TO {name}{options}"
     for setting, value in BOT_SETTINGS.items():
         yield f"ALTER ROLE {name} SET {setting} = {literal(value)}"
-
-
-async def create_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
-    """Makes the role of a bot and returns its password, which is nowhere else. Raises StateError
-    when there is one, UsageError for what is no bot id."""
-    role, password = shape.bot_role(bot_id), new_password()
-    if await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", quoted(role)):
-        raise StateError(f"the role {role} is there already", hint="rotate its password instead")
-    made = LoginRole(role, verifier(password), is_bot=True, exists=False)
-    await put_roles(connection, shape, [made])
-    return password
-
-
-async def rotate_password(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> str:
-    """Gives a bot's role a new password and returns it. Connections that are open stay open: end
-    them with `end_sessions` when the former one has leaked."""
-    return await set_password(connection, shape.bot_role(bot_id))
-
-
-async def set_password(connection: asyncpg.Connection, role: str) -> str:
-    """Gives any role, such as the migrator's, a new random password and returns it."""
-    password = new_password()
-    with _explained(role):
-        await connection.execute(
-            f"ALTER ROLE {quoted(role)} PASSWORD {literal(verifier(password))}"
-        )
-    return password
 
 
 async def end_sessions(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:
@@ -110,17 +91,6 @@ async def drop_bot_role(connection: asyncpg.Connection, shape: Shape, bot_id: st
         await end_sessions(connection, shape, bot_id)
         await connection.execute(f"DROP ROLE {quoted(role)}")
     return True
-
-
-async def bot_roles(connection: asyncpg.Connection, shape: Shape) -> list[str]:
-    """The ids of all bots that have a role."""
-    prefix = shape.bot_prefix
-    rows = await connection.fetch(
-        "SELECT rolname::text AS name FROM pg_roles WHERE starts_with(rolname::text, $1) "
-        "ORDER BY 1",
-        prefix,
-    )
-    return [row["name"].removeprefix(prefix) for row in rows]
 
 
 async def erase_bot(connection: asyncpg.Connection, shape: Shape, bot_id: str) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -69,15 +69,15 @@ async def maintain(
     connection: asyncpg.Connection,
     shape: Shape,
     *,
+    now: datetime,
     keep_audit_days: int = KEEP_AUDIT_DAYS,
     keep_done_days: int = KEEP_DONE_DAYS,
     dry_run: bool = False,
     say: Say = lambda _: None,
 ) -> Upkeep:
-    """Does all of it. A month of the audit log goes once all of it is older than
+    """Does all of it, as of `now`. A month of the audit log goes once all of it is older than
     `keep_audit_days`."""
     before = await _bytes(connection)
-    now = datetime.now(UTC)
     say("months of the audit log")
     made, dropped = await _months(connection, shape, now - timedelta(days=keep_audit_days), dry_run)
     deleted = {}

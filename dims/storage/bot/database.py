@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -60,16 +60,18 @@ class Database(Tables):
         pool: Pool,
         *,
         replica: Pool | None = None,
-        replica_lag_s: float = 2.0,
+        replica_lag_s: float = math.inf,
         correlation: Callable[[], str | None] = lambda: None,
+        draw: Callable[[], float],
     ) -> None:
-        """`correlation` says what is being worked on, if anything. For `replica_lag_s` seconds
-        after a write, reads go to the primary."""
+        """`correlation` says what is being worked on, if anything; `draw` gives 0 to 1. For
+        `replica_lag_s` seconds after a write, reads go to the primary."""
         self.bot_id = bot_id
         self._pool = pool
         self._replica = replica
         self._use = ReplicaUse(replica_lag_s)
         self._correlation = correlation
+        self._draw = draw
         # Not of the module: two databases in one process must not mix up their transactions.
         self._current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
         self._is_primary: ContextVar[bool] = ContextVar("primary", default=False)
@@ -178,7 +180,7 @@ class Database(Tables):
                     raise
                 log.info("%s: a transaction is done again: %s", self.bot_id, error)
             # Full jitter, so that the two that met do not meet again.
-            await asyncio.sleep(random.random() * FIRST_PAUSE_S * 2**number)
+            await asyncio.sleep(self._draw() * FIRST_PAUSE_S * 2**number)
         async with self.tx(isolation=isolation) as transaction:
             return await function(transaction)
 

@@ -31,8 +31,7 @@ async def greet(address: PostgresAddress) -> Greeting:
     try:
         async with asyncio.timeout(WITHIN_S):
             if address.is_local:
-                path = f"{address.host}/.s.PGSQL.{address.port}"
-                reader, writer = await asyncio.open_unix_connection(path)
+                reader, writer = await asyncio.open_unix_connection(address.socket)
             else:
                 reader, writer = await asyncio.open_connection(address.host, address.port)
             try:

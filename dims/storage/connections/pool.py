@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,17 +36,17 @@ CLOSE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """The limits of one pool; times in seconds."""
+class PoolLimits:
+    """The limits of one pool; times in seconds. Their defaults are those of the configuration."""
 
-    max_size: int = 4
-    idle_s: float = 10.0
+    max_size: int
+    idle_s: float
     """An idle connection is given back after so long."""
-    acquire_s: float = 5.0
+    acquire_s: float
     """How long one waits for a connection unless told otherwise."""
-    statement_s: float = 30.0
+    statement_s: float
     """The limit of one statement; kept by whoever connects."""
-    slow_s: float = 0.5
+    slow_s: float
     """Statements that took as long or longer are logged."""
 
 
@@ -114,26 +113,26 @@ class Pool:
     def __init__(
         self,
         connect: Callable[[], Awaitable[asyncpg.Connection]],
-        settings: PoolSettings,
+        limits: PoolLimits,
         *,
         name: str,
         on_change: Callable[[], None] = lambda: None,
         allowed: int | None = None,
-        draw: Callable[[], float] = random.random,
+        draw: Callable[[], float],
     ) -> None:
         """`connect` opens one connection and ends within a limit of its own; what it raises as
         passing (`failures.is_passing`) is tried again. `on_change` is called whenever `open` or
         `wanted` changed; it must be quick and must not raise. `allowed` is as in `allow`; None:
-        as many as the settings say. `draw` gives 0 to 1, for the jitter. Opens nothing until
+        as many as the limits say. `draw` gives 0 to 1, for the jitter. Opens nothing until
         somebody asks."""
         self._connect = connect
-        self._settings = settings
+        self._limits = limits
         self._name = name
         self._on_change = on_change
         self._draw = draw
-        self._allowed = settings.max_size if allowed is None else max(0, allowed)
+        self._allowed = limits.max_size if allowed is None else max(0, allowed)
         self._attempts = Attempts()
-        self._slow = SlowQueries(name, settings.slow_s)
+        self._slow = SlowQueries(name, limits.slow_s)
 
         self._idle: list[_Member] = []
         """The longest idle first; the last is taken first, so that the others may grow old."""
@@ -166,7 +165,7 @@ class Pool:
     @property
     def wanted(self) -> int:
         """How many connections would be of use now: in use and waited for, at most `max_size`."""
-        return min(self._settings.max_size, len(self._in_use) + len(self._waiters))
+        return min(self._limits.max_size, len(self._in_use) + len(self._waiters))
 
     @property
     def slow(self) -> deque[SlowQuery]:
@@ -231,7 +230,7 @@ class Pool:
             self._acquired += 1
             self._tell()
             return member
-        return await self._wait(self._settings.acquire_s if timeout_s is None else timeout_s)
+        return await self._wait(self._limits.acquire_s if timeout_s is None else timeout_s)
 
     async def _wait(self, timeout_s: float) -> _Member:
         loop = asyncio.get_running_loop()
@@ -272,7 +271,7 @@ class Pool:
         )
         if (reason := self._attempts.reason) is not None:
             return TimedOutError(f"{text}; the last attempt: {reason}", hint=reason.hint)
-        if self._allowed < self._settings.max_size and self.open >= self._allowed:
+        if self._allowed < self._limits.max_size and self.open >= self._allowed:
             return TimedOutError(
                 f"{text}; the fleet's connection budget is used up "
                 f"({self._allowed} for this bot now)",
@@ -316,7 +315,7 @@ class Pool:
     def _limit(self) -> int:
         if self._is_closed:
             return 0
-        return min(self._settings.max_size, self._allowed)
+        return min(self._limits.max_size, self._allowed)
 
     @property
     def _surplus(self) -> int:
@@ -380,12 +379,12 @@ class Pool:
 
     def _watch_idle(self) -> None:
         if self._idle and self._reaper is None:
-            at_s = self._idle[0].idle_since_s + self._settings.idle_s
+            at_s = self._idle[0].idle_since_s + self._limits.idle_s
             self._reaper = asyncio.get_running_loop().call_at(at_s, self._reap)
 
     def _reap(self) -> None:
         self._reaper = None
-        since_s = asyncio.get_running_loop().time() - self._settings.idle_s
+        since_s = asyncio.get_running_loop().time() - self._limits.idle_s
         while self._idle and self._idle[0].idle_since_s <= since_s:
             self._retire(self._idle.pop(0))
         self._settle()

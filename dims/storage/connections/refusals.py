@@ -86,10 +86,7 @@ def _by_sqlstate(error: asyncpg.PostgresError, address: PostgresAddress) -> Stor
             return _permanent(
                 address,
                 f"the password for {address.user!r} is wrong, or there is no such role",
-                "correct user and password in the URL"
-                + (
-                    ", and see that the CN of sslcert is the role's name" if address.sslcert else ""
-                ),
+                "correct user and password in the URL" + (_CERTIFIED if address.sslcert else ""),
                 code,
             )
         case "28000":
@@ -196,9 +193,10 @@ def _by_os(error: OSError, address: PostgresAddress) -> StorageError:
                 address, "nobody listens there", "start the server, or correct host and port"
             )
         case errno.ENOENT:
-            path = f"{address.host}/.s.PGSQL.{address.port}"
             return _passing(
-                address, f"there is no socket {path}", "start the server, or correct the directory"
+                address,
+                f"there is no socket {address.socket}",
+                "start the server, or correct the directory",
             )
         case errno.EACCES | errno.EPERM:
             return _permanent(

@@ -6,6 +6,7 @@ Knows processes and directories; refuses to know what a server needs to be told 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -87,14 +88,15 @@ class EmbeddedServer(ABC):
         """
         if self.process is None:
             raise ServiceError(f"{self.name} was not started")
-        until_s = time.monotonic() + timeout_s
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + timeout_s
         health = Health.SILENT
-        while time.monotonic() < until_s:
+        while clock() < until_s:
             health = await self.probe(ANSWER_WITHIN_S)
             if health is Health.SERVES:
                 return
             if health is Health.STARTING:
-                until_s = time.monotonic() + timeout_s
+                until_s = clock() + timeout_s
             if await child.ended(self.process, LOOK_S):
                 raise ServiceError(f"{self.name} ended with {self.process.returncode} at its start")
         raise ServiceError(f"{self.name} has not answered for {timeout_s:g} s")

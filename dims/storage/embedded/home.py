@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dims.errors import ServiceError
-from dims.layout import PRIVATE_DIR
+from dims.layout import PRIVATE_DIR, server_sockets
 from dims.storage.embedded.server_user import Account
 from dims.system import sealed as seal
 
@@ -95,7 +95,6 @@ def find_home(server: str, state: Path, runtime: Path, system: Path = SYSTEM) ->
 
     Raises ServiceError when it cannot be made, or is another's.
     """
-    sockets = runtime.with_name(f"{runtime.name}-{server}")
     try:
         if os.geteuid() != 0:
             files = state / server
@@ -106,7 +105,7 @@ def find_home(server: str, state: Path, runtime: Path, system: Path = SYSTEM) ->
             _make_directory(files, PASSABLE)
     except OSError as error:
         raise ServiceError(f"cannot make the directories of {server}: {error}") from error
-    return Home(files, sockets)
+    return Home(files, server_sockets(runtime, server))
 
 
 def make_data(path: Path, account: Account | None) -> None:

@@ -15,10 +15,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dims.errors import ServiceError
 from dims.storage.embedded import child, home
@@ -35,6 +33,7 @@ OWNER = "dims"
 DATABASE = "postgres"
 PORT = 5432
 """Only part of the socket's name."""
+SOCKET = f".s.PGSQL.{PORT}"
 BUILTIN_LOCALE_SINCE = 17
 INITDB_WITHIN_S = 120.0
 PARTIAL = "data.partial-"
@@ -64,24 +63,6 @@ log_line_prefix = '%p %q%u@%d '
 log_min_error_statement = panic
 log_error_verbosity = terse
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """How the owner connects."""
-
-    host: str
-    """The directory of the socket."""
-    port: int
-    user: str
-    database: str
-    password: str = field(repr=False)
-
-    @property
-    def dsn(self) -> str:
-        """As a URL, without the password."""
-        host = quote(self.host, safe="")
-        return f"postgresql://{self.user}@/{self.database}?host={host}&port={self.port}"
 
 
 def password_file(state: Path) -> Path:
@@ -119,14 +100,6 @@ class EmbeddedPostgres(EmbeddedServer):
         self._max_connections = max_connections
         self._system = system
 
-    @property
-    def connection(self) -> ServerAddress:
-        """How the owner connects. Raises ServiceError before the first `prepare`."""
-        password = seal.read(self._sealed)
-        if password is None:
-            raise ServiceError(f"{self._sealed} is missing")
-        return ServerAddress(str(self.home.sockets), PORT, OWNER, DATABASE, password)
-
     def prepare(self) -> None:
         """Makes the cluster unless there is one, and whatever else the server will need.
 
@@ -144,7 +117,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def spawn(self, output: int | None = None) -> subprocess.Popen[bytes]:
         """As every server's."""
-        self.home.socket(f".s.PGSQL.{PORT}.lock")
+        self.home.socket(f"{SOCKET}.lock")
         with self.alone() as descriptor:
             _forget_former(self.home.data)
             self.home.make_sockets(self.account)
@@ -156,7 +129,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     async def probe(self, timeout_s: float) -> Health:
         """As every server's."""
-        return await probe_postgres(self.home.socket(f".s.PGSQL.{PORT}"), OWNER, timeout_s)
+        return await probe_postgres(self.home.socket(SOCKET), OWNER, timeout_s)
 
     def address(self) -> dict[str, Any]:
         """As every server's."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from setproctitle import setproctitle
 
 from dims.config import load_config
-from dims.errors import AlreadyRunningError, DimsError
+from dims.errors import AlreadyRunningError, DimsError, with_hint
 from dims.ipc.links.request_server import RequestServer
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.words.keeping import KeeperWelcome
@@ -127,7 +127,7 @@ def main() -> int:
         lock.take("a brain")
         asyncio.run(_run(layout, Path(arguments.config)))
     except DimsError as error:
-        _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+        _log.error("%s", with_hint(error))
         return error.exit_code
     finally:
         lock.release()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
 from dims.supervisor.brain.store import Store
 from dims.supervisor.core import pacing
-from dims.supervisor.core.facts import Fact, Granted, Incarnation, Rang, Suspended, UnitId
+from dims.supervisor.core.facts import Fact, Granted, Incarnation, Rang, Suspended, Timer, UnitId
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import (
     Arm,
@@ -39,6 +40,10 @@ TRY_AGAIN_S = 1.0
 """After a commit that failed, for instance on a full disk."""
 COMMIT_WITHIN_S = 0.01
 """A commit costs about 0.1 ms: many facts that come within this time share one."""
+TOGETHER_S = 1.0
+_UNHURRIED = frozenset({Timer.STUCK, Timer.STABLE})
+"""Long deadlines that nobody waits for ring on the full second, all of a fleet's together: a
+thousand bots would wake this process 30 times a second."""
 LONGEST_TICK_S = 5.0
 """How often the engine looks at its clock when nothing happens, to notice a suspension."""
 
@@ -77,6 +82,8 @@ class Engine:
         self._timer_count = 0
         self._deciding = False
         self._handle: asyncio.TimerHandle | None = None
+        self._rings_s = 0.0
+        """When the handle rings, on our clock."""
         self._commit: asyncio.TimerHandle | None = None
         self._tick_s = LONGEST_TICK_S
         self._seen_s = clock.monotonic()
@@ -214,6 +221,8 @@ class Engine:
     def _ring_after(self, delay_s: float, unit: UnitId, rang: Rang | None) -> None:
         self._timer_count += 1
         due_s = self._clock.monotonic() + delay_s
+        if rang is not None and rang.timer in _UNHURRIED and delay_s > 10 * TOGETHER_S:
+            due_s = math.ceil(due_s / TOGETHER_S) * TOGETHER_S
         heapq.heappush(self._timers, (due_s, self._timer_count, unit, rang))
 
     def _settle(self) -> None:
@@ -224,14 +233,19 @@ class Engine:
         """
         if self._store.wants_disk:
             self._store.commit()
-        elif self._commit is None:
+        elif self._store.has_changes and self._commit is None:
             self._commit = asyncio.get_running_loop().call_later(COMMIT_WITHIN_S, self._commit_now)
-        if self._handle is not None:
-            self._handle.cancel()
-        delay_s = self._tick_s
+        now_s = self._clock.monotonic()
+        due_s = now_s + self._tick_s
         if self._timers:
-            delay_s = min(delay_s, max(0.0, self._timers[0][0] - self._clock.monotonic()))
-        self._handle = asyncio.get_running_loop().call_later(delay_s, self._ring)
+            due_s = min(due_s, self._timers[0][0])
+        if self._handle is not None:
+            if self._rings_s <= due_s:
+                # Most turns are a heartbeat, after which nothing is due sooner than before.
+                return
+            self._handle.cancel()
+        self._rings_s = due_s
+        self._handle = asyncio.get_running_loop().call_later(max(0.0, due_s - now_s), self._ring)
 
     def _commit_now(self) -> None:
         self._commit = None
@@ -249,6 +263,7 @@ class Engine:
             self._facts.extendleft((unit, Suspended(gap_s)) for unit in self._records)
 
     def _ring(self) -> None:
+        self._handle = None
         self._notice_gap()
         now_s = self._clock.monotonic()
         while self._timers and self._timers[0][0] <= now_s:

@@ -47,8 +47,10 @@ class Spawning:
         self._keeper = keeper
         self._refusals = refusals
         self.processes = Processes(self._gone)
-        self.on_gone: Callable[[UnitId], None] = lambda _unit: None
+        self.on_gone: Callable[[UnitId, Incarnation, ExitStatus], None] = lambda *_: None
         """Called when a unit's process has ended, after the engine knows."""
+        self.options: Callable[[UnitId, Incarnation], list[str]] = lambda *_: []
+        """What the command of a service has besides what its record says."""
         self._doubtful: dict[UnitId, Incarnation] = {}
         """Forks that an earlier link to the zygote may have lost."""
 
@@ -71,6 +73,7 @@ class Spawning:
         service = self._roster.services.get(unit)
         if service is not None:
             argv = service.argv(self._roster.config, layout, incarnation)
+            argv += self.options(unit, incarnation)
             tag = f"{unit}/{incarnation}"
             return "keeper", self._keeper.spawn(tag, argv, str(layout.log(unit)))
         for refuse in self._refusals:
@@ -140,7 +143,7 @@ class Spawning:
         if self._engine.records[unit].incarnation == incarnation:
             self._store.process(unit, None, None)
         self._engine.post(unit, Exited(incarnation, status))
-        self.on_gone(unit)
+        self.on_gone(unit, incarnation, status)
         if unit == ZYGOTE:
             self._give_up(self._unanswered(), "the zygote ended while it forked")
 

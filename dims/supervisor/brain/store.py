@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dims.errors import StateError
 from dims.ipc.words.states import Desired
-from dims.layout import PRIVATE_FILE
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.orders import Tell
+from dims.system.state_file import Form, open_state_file, refusal
 
 _log = logging.getLogger(__name__)
 
 EVENTS_PER_UNIT = 200
-SCHEMA_VERSION = 1
 WAITING_CHANGES = 100_000
 """What a disk that stays full may cost in memory; the oldest changes go first."""
 
@@ -45,6 +43,11 @@ CREATE TABLE IF NOT EXISTS events (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS events_of_unit ON events (unit, id);
 """
+_FORM = Form(_SCHEMA, 1, ("synchronous = NORMAL",), "desired states start anew")
+_TRIM_EVENTS = (
+    "DELETE FROM events WHERE unit = :unit AND id <="
+    " (SELECT id FROM events WHERE unit = :unit ORDER BY id DESC LIMIT 1 OFFSET :most)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +63,24 @@ class StoredUnit:
 
 
 class Store:
-    """The open file. Changes are kept by `commit`, which the engine calls once a turn."""
+    """The open file. Changes are kept by `commit`, which the engine calls once a turn.
+
+    Raises StateError when the file cannot be opened or read.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.touch(mode=PRIVATE_FILE)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise StateError(f"{path} was written by a newer DIMS", hint="upgrade DIMS")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except sqlite3.DatabaseError as error:
-            raise StateError(
-                f"{path} is damaged: {error}", hint=f"move {path} away; desired states start anew"
-            ) from error
+        self._path = path
+        self._db = open_state_file(path, _FORM)
         self._durable = False
         self._changes: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=WAITING_CHANGES)
-        self._since_trim = 0
+        self._told: set[UnitId] = set()
         self.trouble = ""
         """Why the last commit failed, or empty."""
 
     def units(self) -> dict[UnitId, StoredUnit]:
         """All units of former brains, and of this one."""
         self.commit()
-        rows = self._db.execute(
-            "SELECT unit, desired, retry_at, incarnation, pid, started FROM units"
-        )
+        rows = self._read("SELECT unit, desired, retry_at, incarnation, pid, started FROM units")
         return {
             UnitId(row[0]): StoredUnit(
                 UnitId(row[0]), Desired(row[1]), row[2], Incarnation(row[3]), row[4], row[5]
@@ -122,31 +114,29 @@ class Store:
         self._change("UPDATE units SET pid = ?, started = ? WHERE unit = ?", (pid, started, unit))
 
     def tell(self, event: Tell, at: float) -> None:
-        """Appends one event; the oldest of a unit beyond the limit go now and then."""
+        """Appends one event; only the newest of a unit, `EVENTS_PER_UNIT`, are kept."""
         self._change(
             "INSERT INTO events (at, unit, incarnation, state, reason, failure)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             (at, event.unit, event.incarnation, event.state, event.reason, event.failure),
         )
-        self._since_trim += 1
-        if self._since_trim >= EVENTS_PER_UNIT:
-            self._since_trim = 0
-            self._change(
-                "DELETE FROM events WHERE unit = ? AND id <= (SELECT id FROM events WHERE unit = ?"
-                " ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (event.unit, event.unit, EVENTS_PER_UNIT),
-            )
+        self._told.add(event.unit)
 
     def events(self, unit: UnitId, limit: int) -> list[dict[str, Any]]:
         """The newest events of a unit, oldest first."""
         self.commit()
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT at, incarnation, state, reason, failure FROM events WHERE unit = ?"
             " ORDER BY id DESC LIMIT ?",
             (unit, limit),
-        ).fetchall()
+        )
         names = ("at", "incarnation", "state", "reason", "failure")
         return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything waits for a commit."""
+        return bool(self._changes)
 
     @property
     def wants_disk(self) -> bool:
@@ -170,6 +160,7 @@ class Store:
         else:
             self.trouble = ""
             self._changes.clear()
+            self._told.clear()
             self._durable = False
 
     def close(self) -> None:
@@ -177,11 +168,19 @@ class Store:
         self.commit()
         self._db.close()
 
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise refusal(self._path, _FORM, error) from error
+
     def _apply(self) -> None:
         if self._changes:
             self._db.execute("BEGIN IMMEDIATE")
             for statement, values in self._changes:
                 self._db.execute(statement, values)
+            for unit in self._told:
+                self._db.execute(_TRIM_EVENTS, {"unit": unit, "most": EVENTS_PER_UNIT})
             self._db.execute("COMMIT")
         if self._durable:
             # NORMAL leaves the last commits in the page cache: enough for kill -9 of the brain,

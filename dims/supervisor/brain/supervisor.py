@@ -13,7 +13,7 @@ import socket
 
 from dims.config import Config
 from dims.ipc.wire.envelope import Envelope
-from dims.ipc.words.failures import Exit
+from dims.ipc.words.failures import Exit, ExitStatus
 from dims.ipc.words.keeping import KeeperWelcome, SpawnDone, SpawnRefused
 from dims.ipc.words.states import Desired, State
 from dims.layout import PRIVATE_DIR, Layout
@@ -26,6 +26,7 @@ from dims.supervisor.brain.mended_files import MendedFiles
 from dims.supervisor.brain.providers.fleet_storage import FleetStorage
 from dims.supervisor.brain.providers.subscriptions import Subscriptions
 from dims.supervisor.brain.providers.telegram_access import TelegramAccess
+from dims.supervisor.brain.providers.zygote_memory import ZygoteMemory
 from dims.supervisor.brain.roster import Roster
 from dims.supervisor.brain.spawning import Spawning
 from dims.supervisor.brain.store import Store, StoredUnit
@@ -66,11 +67,15 @@ class ProcessSupervisor:
             keeper=self.keeper,
             refusals=refusals,
         )
-        self._spawning.on_gone = self.storage.gone
+        self._spawning.on_gone = self._gone
         self._tasks = Tasks()
-        subscriptions = Subscriptions(self.engine, self._tasks, self._spawning)
+        self._subscriptions = Subscriptions(self.engine, self._tasks, self._spawning)
+        subscriptions = self._subscriptions
         telegram.subscribe(subscriptions)
         self.storage.subscribe(subscriptions)
+        self.zygote_memory = ZygoteMemory(config.fleet.sharing)
+        self.zygote_memory.subscribe(subscriptions)
+        self._spawning.options = self._subscriptions.options
         self.welcoming = Welcoming(self.roster, telegram, self.storage)
         self.hearing = Hearing(
             self.roster,
@@ -214,6 +219,10 @@ class ProcessSupervisor:
         if self._stopping and record.state is State.STOPPED:
             self._left.discard(record.unit)
             self._stop_next()
+
+    def _gone(self, unit: UnitId, incarnation: Incarnation, status: ExitStatus) -> None:
+        self.storage.gone(unit)
+        self._subscriptions.gone(unit, incarnation, status)
 
     # KeeperNews
 

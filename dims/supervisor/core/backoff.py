@@ -14,15 +14,15 @@ _SECOND_DELAY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Limits of restarting; see docs/configuration.md for meaning and reasons of each default."""
+    """Limits of restarting; see docs/configuration.md for the meaning of each."""
 
-    first_delay_s: float = 1.0
-    factor: float = 2.0
-    max_delay_s: float = 300.0
-    stable_after_s: float = 60.0
-    max_restarts: int = 5
-    within_s: float = 120.0
-    slow_retry_s: float = 900.0
+    first_delay_s: float
+    factor: float
+    max_delay_s: float
+    stable_after_s: float
+    max_restarts: int
+    within_s: float
+    slow_retry_s: float
 
 
 def ceiling_s(policy: RestartPolicy, failures: int) -> float:

@@ -21,9 +21,9 @@ from dims.supervisor.core.facts import UnitId
 class Pace:
     """How fast a fleet may start."""
 
-    starts_at_once: int = 8
+    starts_at_once: int
     """Units between spawned and ready at the same time."""
-    cold_logins_per_minute: int | None = None
+    cold_logins_per_minute: int | None
     """Logins without a stored session; Telegram rations them per address. None: no limit."""
 
 

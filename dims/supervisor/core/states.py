@@ -6,7 +6,7 @@ Knows every state, and which follows from which cause; refuses to know when a ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from dims.ipc.words.failures import FailureClass
@@ -127,10 +127,10 @@ class Leaving(StrEnum):
 class Policy:
     """What the operator configured about one unit's life; durations in seconds."""
 
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
-    start_timeout_s: float = 60.0
-    stuck_after_s: float = 45.0
-    drain_timeout_s: float = 20.0
+    restart: RestartPolicy
+    start_timeout_s: float
+    stuck_after_s: float
+    drain_timeout_s: float
     dump_before_term_s: float = 1.0
     """Time a stuck process gets to write its stacks before TERM."""
 
@@ -140,7 +140,7 @@ class UnitRecord:
     """All that the brain knows about one unit."""
 
     unit: UnitId
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy
     desired: Desired = Desired.STOPPED
     state: State = State.STOPPED
     since_s: float = 0.0

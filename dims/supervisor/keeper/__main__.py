@@ -23,7 +23,14 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from dims.errors import AlreadyRunningError, ConfigError, DimsError, ProtocolError, StateError
+from dims.errors import (
+    AlreadyRunningError,
+    ConfigError,
+    DimsError,
+    ProtocolError,
+    StateError,
+    with_hint,
+)
 from dims.ipc.wire.plain import PlainDecoder, PlainMessage, encode_plain
 from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.keeping import (
@@ -425,7 +432,7 @@ def main() -> int:
         _log(str(error))
         return error.exit_code
     except DimsError as error:
-        _log(f"{error} ({error.hint})" if error.hint else str(error))
+        _log(with_hint(error))
         return error.exit_code
 
 

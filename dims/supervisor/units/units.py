@@ -18,10 +18,31 @@ SANDBOX = UnitId("sandbox")
 POSTGRES = UnitId("postgres")
 VALKEY = UnitId("valkey")
 STEWARD = UnitId("steward")
-SERVICE_POLICY = Policy(
-    restart=RestartPolicy(first_delay_s=0.0, max_delay_s=10.0, slow_retry_s=30.0, max_restarts=10),
-    start_timeout_s=60.0,
-    drain_timeout_s=10.0,
+
+
+class UnitKind(StrEnum):
+    """What a unit is, and so how it is launched."""
+
+    BOT = "bot"
+    ZYGOTE = "zygote"
+    SERVICE = "service"
+
+
+def policy_of(restart: RestartSettings, limits: LimitSettings) -> Policy:
+    """The lifecycle's share of a bot's settings."""
+    return Policy(
+        restart=RestartPolicy(**restart.model_dump()),
+        start_timeout_s=limits.start_timeout_s,
+        stuck_after_s=limits.stuck_after_s,
+        drain_timeout_s=limits.drain_timeout_s,
+    )
+
+
+SERVICE_POLICY = replace(
+    policy_of(
+        RestartSettings(first_delay_s=0.0, max_delay_s=10.0, slow_retry_s=30.0, max_restarts=10),
+        LimitSettings(start_timeout_s=60.0, drain_timeout_s=10.0),
+    ),
     stuck_after_s=10**9,
 )
 """Services come back fast, for bots wait for them. They send no heartbeats: no stuck deadline."""
@@ -43,29 +64,3 @@ to write when it is to leave, and to read when it recovers: what its process wai
 itself."""
 STEWARD_POLICY = replace(SERVICE_POLICY, start_timeout_s=3600.0, stuck_after_s=90.0)
 """A migration takes as long as it takes; what the steward waits for it limits itself."""
-
-
-class UnitKind(StrEnum):
-    """What a unit is, and so how it is launched."""
-
-    BOT = "bot"
-    ZYGOTE = "zygote"
-    SERVICE = "service"
-
-
-def policy_of(restart: RestartSettings, limits: LimitSettings) -> Policy:
-    """The lifecycle's share of a bot's settings."""
-    return Policy(
-        restart=RestartPolicy(
-            first_delay_s=restart.first_delay_s,
-            factor=restart.factor,
-            max_delay_s=restart.max_delay_s,
-            stable_after_s=restart.stable_after_s,
-            max_restarts=restart.max_restarts,
-            within_s=restart.within_s,
-            slow_retry_s=restart.slow_retry_s,
-        ),
-        start_timeout_s=limits.start_timeout_s,
-        stuck_after_s=limits.stuck_after_s,
-        drain_timeout_s=limits.drain_timeout_s,
-    )

@@ -32,8 +32,12 @@ from dims.ipc.wire.sentences import Sentence, Vocabulary, written
 from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.fleet import WELCOME, Hello, Leave, MayServe
 from dims.ipc.words.forks import AllTold, Fork, Forked, ForkFailed
+from dims.ipc.words.sharing import Manner, Sharing
 from dims.supervisor.reaping import reap
 from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, log
+from dims.supervisor.zygote.holes import fill_holes
+from dims.supervisor.zygote.immortal import doubt, make_immortal, this_interpreter
+from dims.supervisor.zygote.interpreters import refusal
 from dims.system.exits import start_time
 from dims.system.prctl import forbid_dumps
 
@@ -54,11 +58,14 @@ class _LeaveError(Exception):
 class Zygote:
     """Forks workers until told to leave."""
 
-    def __init__(self, socket_path: str, unit: str, incarnation: int, entry: Entry) -> None:
+    def __init__(
+        self, socket_path: str, unit: str, incarnation: int, entry: Entry, sharing: Sharing
+    ) -> None:
         self._path = socket_path
         self._unit = unit
         self._incarnation = incarnation
         self._entry = entry
+        self._sharing = sharing
         self._exits: dict[tuple[int, int], Exit] = {}
         self._workers: dict[int, Forked] = {}
         self._link: socket.socket | None = None
@@ -125,7 +132,7 @@ class Zygote:
             return
         self._link, self._decoder = link, FrameDecoder()
         self._say(Hello(self._unit, self._incarnation))
-        self._say(MayServe())
+        self._say(MayServe(written(self._sharing)))
         for forked in self._workers.values():
             self._say(forked)
         for exit_ in self._exits.values():
@@ -241,6 +248,33 @@ def _load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def settle_heap(copy_because: str) -> Sharing:
+    """Makes the best of what was made so far, which lives for ever; returns how workers get it.
+
+    `copy_because` says why it must not be made immortal; empty where it may.
+    """
+    reason = copy_because or refusal(this_interpreter()) or doubt()
+    gc.collect()
+    if not reason:
+        _make_immortal_or_end()
+        fill_holes()
+    # Collections must not touch (and so copy) its pages.
+    gc.freeze()
+    return Sharing(Manner.COPY if reason else Manner.IMMORTAL, reason)
+
+
+def _make_immortal_or_end() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        make_immortal()
+    except BaseException as error:
+        log(f"the heap could not be made immortal: {type(error).__name__}: {error}")
+        # Not sys.exit: a heap that is half immortal does not survive the interpreter's own end.
+        os._exit(os.EX_SOFTWARE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+
+
 def main() -> int:
     """Entry of `python -m dims.supervisor.zygote`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="dims-zygote")
@@ -251,6 +285,9 @@ def main() -> int:
         "--preload", required=True, help="module:function that imports and warms up"
     )
     parser.add_argument("--entry", required=True, help="module:function to run in a child")
+    parser.add_argument(
+        "--copy-because", default="", help="why workers shall copy the heap; empty: share it"
+    )
     arguments = parser.parse_args()
     setproctitle("dims: zygote")
     forbid_dumps()
@@ -260,10 +297,8 @@ def main() -> int:
     entry: Entry = _load(arguments.entry)
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (the only way to ask without raising)
         raise RuntimeError("a loop runs in the zygote")
-    # Everything made so far lives for ever: collections must not touch (and so copy) its pages.
-    gc.collect()
-    gc.freeze()
-    Zygote(arguments.notify, arguments.unit, arguments.incarnation, entry).run()
+    sharing = settle_heap(arguments.copy_because)
+    Zygote(arguments.notify, arguments.unit, arguments.incarnation, entry, sharing).run()
     return 0
 
 

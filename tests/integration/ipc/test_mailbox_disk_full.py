@@ -24,6 +24,7 @@ from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Address, Envelope, Priority
+from dims.system.clock import SYSTEM
 
 DISK_BYTES = 4 * 1024 * 1024
 WITHIN_S = 30.0
@@ -84,7 +85,7 @@ class Room:
         self.writer = self.make_writer("al")
         self.forwarder = self.make_writer(READER)
         self.mailbox = Mailbox(mail / READER, waits_for_disk=power)
-        self.deliveries = Deliveries(self.mailbox, self, FEW_TRIES, 16)
+        self.deliveries = Deliveries(self.mailbox, self, FEW_TRIES, 16, clock=SYSTEM)
         self.doorbell = Doorbell(self.bell, self.deliveries.look)
 
     def make_writer(self, name: str, mailbox_bytes: int = 10**9) -> MailWriter:
@@ -94,6 +95,7 @@ class Room:
             lambda reader: self.bell if reader == READER else self.bell.with_name("nobody"),
             waits_for_disk=self.power,
             mailbox_bytes=mailbox_bytes,
+            clock=SYSTEM,
         )
 
     async def send_until_full(self, first: int, most: int = 10_000) -> tuple[list[int], DimsFault]:

@@ -119,7 +119,7 @@ def test_a_second_one_in_the_same_place_says_so_in_one_line(directory: Path) -> 
         code, log = Process(directory).end()
         assert code == 5
         assert log.count("\n") == 1
-        assert "another sandbox uses" in log
+        assert "another process uses" in log
         port = str(first.address["port"])
         other = directory / "other"
         other.mkdir()

@@ -23,17 +23,19 @@ from storage_site import (
     roles_of,
     storage_site,
 )
+from usual import pool_limits
 
 from dims.errors import DimsError, StateError, TimedOutError, UsageError
 from dims.storage.bot.database import Database
 from dims.storage.bot.transaction import Isolation, Transaction, UndecidedError
-from dims.storage.connections.pool import Pool, PoolSettings
+from dims.storage.connections.pool import Pool
 from dims.storage.connections.storage_errors import (
     ConflictError,
     ForbiddenError,
     LostError,
     UnavailableError,
 )
+from dims.system.clock import SYSTEM
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ async def test_an_error_names_the_bot_and_no_value(db: Database) -> None:
 async def test_an_error_costs_no_connection(site: StorageSite) -> None:
     bot_id, address = await site.new_bot()
     pool = pool_to(address, max_size=1)
-    db = Database(bot_id, pool)
+    db = Database(bot_id, pool, draw=SYSTEM.draw)
     for _ in range(3):
         with pytest.raises(ForbiddenError):
             await db.execute(ADD, "bot0", 1)
@@ -426,7 +428,7 @@ async def test_the_audit_log_knows_what_was_worked_on(
 async def test_reads_go_to_the_replica_unless_the_bot_has_just_written(site: StorageSite) -> None:
     bot_id, address = await site.new_bot()
     primary, replica = pool_to(address), pool_to(address)
-    db = Database(bot_id, primary, replica=replica, replica_lag_s=0.2)
+    db = Database(bot_id, primary, replica=replica, replica_lag_s=0.2, draw=SYSTEM.draw)
     await db.users.count()
     assert (primary.stats().acquired, replica.stats().acquired) == (0, 1)
     async with db.primary():
@@ -453,8 +455,8 @@ async def test_without_its_replica_a_bot_reads_the_primary(
         raise UnavailableError("nobody there")
 
     bot_id, address = await site.new_bot()
-    replica = Pool(refuse, PoolSettings(acquire_s=0.1), name="replica")
-    db = Database(bot_id, pool_to(address), replica=replica)
+    replica = Pool(refuse, pool_limits(acquire_s=0.1), name="replica", draw=SYSTEM.draw)
+    db = Database(bot_id, pool_to(address), replica=replica, draw=SYSTEM.draw)
     for _ in range(3):
         assert await db.users.count() == 0
     with pytest.raises(DimsError, match="nonsense"):
@@ -472,8 +474,8 @@ async def test_a_replica_that_is_read_only_is_not_asked_to_write(site: StorageSi
             database=address.database, server_settings={"default_transaction_read_only": "on"},
         )  # fmt: skip
 
-    replica = Pool(read_only, PoolSettings(), name="replica")
-    db = Database(bot_id, pool_to(address), replica=replica, replica_lag_s=0)
+    replica = Pool(read_only, pool_limits(), name="replica", draw=SYSTEM.draw)
+    db = Database(bot_id, pool_to(address), replica=replica, replica_lag_s=0, draw=SYSTEM.draw)
     row = "INSERT INTO chats (bot_id, chat_id, kind) VALUES ($1, 1, 'private') RETURNING chat_id"
     assert await db.fetchval(row, bot_id) == 1
     await db.chats.save(2)
@@ -488,7 +490,7 @@ async def test_statements_of_many_tasks_do_not_meet_behind_a_pooler(site: Storag
     bot_id, address = await site.new_bot()
     with pooler(site, await roles_of(site)) as host:
         pool = pool_to(replace(address, host=host), through_pooler=True, max_size=8)
-        db = Database(bot_id, pool)
+        db = Database(bot_id, pool, draw=SYSTEM.draw)
         await asyncio.gather(*(db.users.save(number) for number in range(1, 50)))
 
         async def ask(number: int) -> None:
@@ -506,7 +508,7 @@ async def test_statements_of_many_tasks_do_not_meet_behind_a_pooler(site: Storag
 
 async def test_nobody_waits_for_a_connection_for_ever(site: StorageSite) -> None:
     bot_id, address = await site.new_bot()
-    db = Database(bot_id, pool_to(address, max_size=1, acquire_s=0.1))
+    db = Database(bot_id, pool_to(address, max_size=1, acquire_s=0.1), draw=SYSTEM.draw)
     async with db.tx():
         with db.outside(), pytest.raises(TimedOutError, match="no database connection"):
             await db.users.count()

@@ -24,9 +24,10 @@ import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
 from pgbouncer import pgbouncer, verifiers
+from roles import give_password, put_bot
 
 from dims.addresses import PostgresAddress
-from dims.errors import ServiceError, StateError, UsageError
+from dims.errors import ServiceError, UsageError
 from dims.migrations.runner import Migrations
 from dims.storage.admin import auditing, tenancy
 from dims.storage.admin.scram import verifier
@@ -196,7 +197,7 @@ async def _prepare(site: Site) -> None:
     await Migrations(site.address(), shape=SHAPE).migrate()
     admin = await site.admin()
     for bot_id in (VICTIM, THIEF):
-        site.passwords[bot_id] = await tenancy.create_bot_role(admin, SHAPE, bot_id)
+        site.passwords[bot_id] = await put_bot(admin, SHAPE, bot_id)
     await seed(site, admin, await relations(admin))
     await admin.execute("ANALYZE")
     await admin.close()
@@ -758,14 +759,11 @@ async def test_a_bot_reaches_its_own_rows(site: Site) -> None:
 
 
 async def test_roles_come_and_go_with_bots(site: Site, admin: asyncpg.Connection) -> None:
-    site.passwords["gone"] = former = await tenancy.create_bot_role(admin, SHAPE, "gone")
-    assert "gone" in await tenancy.bot_roles(admin, SHAPE)
-    with pytest.raises(StateError, match="there already"):
-        await tenancy.create_bot_role(admin, SHAPE, "gone")
+    site.passwords["gone"] = former = await put_bot(admin, SHAPE, "gone")
     kept = await admin.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname LIKE '%gone'")
     assert kept.startswith("SCRAM-SHA-256$4096:")
     bot = await site.bot("gone")
-    site.passwords["gone"] = await tenancy.rotate_password(admin, SHAPE, "gone")
+    site.passwords["gone"] = await put_bot(admin, SHAPE, "gone")
     with pytest.raises(asyncpg.InvalidPasswordError):
         await site.bot("gone", password=former)
     assert await bot.fetchval("SELECT dims.current_bot()") == "gone"
@@ -780,7 +778,7 @@ async def test_roles_come_and_go_with_bots(site: Site, admin: asyncpg.Connection
     assert not await tenancy.drop_bot_role(admin, SHAPE, "gone")
     for name in ("", "A", 'x" SUPERUSER', "a" * 33, "ä"):
         with pytest.raises(UsageError):
-            await tenancy.create_bot_role(admin, SHAPE, name)
+            await tenancy.drop_bot_role(admin, SHAPE, name)
 
 
 async def test_no_password_reaches_the_log_of_the_server(
@@ -790,8 +788,8 @@ async def test_no_password_reaches_the_log_of_the_server(
     said: list[str] = []
     admin.add_log_listener(lambda _, message: said.append(str(message)))
     await admin.execute("SET log_statement = 'all'; SET client_min_messages = 'log'")
-    password = await tenancy.create_bot_role(admin, SHAPE, "quiet")
-    again = await tenancy.rotate_password(admin, SHAPE, "quiet")
+    password = await put_bot(admin, SHAPE, "quiet")
+    again = await put_bot(admin, SHAPE, "quiet")
     await tenancy.drop_bot_role(admin, SHAPE, "quiet")
     await admin.execute("RESET ALL")
     text = " ".join(said)
@@ -916,7 +914,7 @@ async def test_operators_and_auditors_have_what_they_need_and_no_more(
 ) -> None:
     roles = {}
     for role in (SHAPE.operator, SHAPE.auditor):
-        password = await tenancy.set_password(admin, role)
+        password = await give_password(admin, SHAPE, role)
         roles[role] = await site.bot(THIEF, user=role, password=password)
     operator, auditor = roles.values()
     tables = [t for t in await relations(admin) if not t.is_partition]

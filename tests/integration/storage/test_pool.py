@@ -14,19 +14,21 @@ import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
 from twin_postgres import check_twin
+from usual import pool_limits
 
 from dims.addresses import PostgresAddress
 from dims.errors import ServiceError, TimedOutError
 from dims.storage.connections.connecting import connect
-from dims.storage.connections.pool import Pool, PoolSettings
+from dims.storage.connections.pool import Pool, PoolLimits
 from dims.storage.connections.storage_errors import (
     LostError,
     StorageError,
     UnavailableError,
     translate,
 )
+from dims.system.clock import SYSTEM
 
-SETTINGS = PoolSettings(max_size=3, idle_s=30, acquire_s=10)
+LIMITS = pool_limits(max_size=3, idle_s=30, acquire_s=10)
 WITHIN_S = 20.0
 
 
@@ -80,11 +82,11 @@ async def site(service: Service) -> AsyncIterator[Site]:
 @asynccontextmanager
 async def pool_of(
     site: Site,
-    settings: PoolSettings = SETTINGS,
+    limits: PoolLimits = LIMITS,
     opener: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
     **options: object,
 ) -> AsyncIterator[Pool]:
-    made = Pool(opener or site.connect, settings, name="alpha", **options)  # type: ignore[arg-type]
+    made = Pool(opener or site.connect, limits, name="alpha", **options, draw=SYSTEM.draw)  # type: ignore[arg-type]
     try:
         yield made
     finally:
@@ -133,7 +135,7 @@ async def test_whoever_asks_first_is_served_first(site: Site) -> None:
             served.append(number)
             await connection.fetchval("SELECT 1")
 
-    async with pool_of(site, PoolSettings(max_size=1)) as pool, asyncio.TaskGroup() as tasks:
+    async with pool_of(site, pool_limits(max_size=1)) as pool, asyncio.TaskGroup() as tasks:
         for number in range(30):
             tasks.create_task(ask(number, pool))
     assert served == list(range(30))
@@ -141,7 +143,7 @@ async def test_whoever_asks_first_is_served_first(site: Site) -> None:
 
 async def test_never_more_than_allowed_are_known_to_the_server(site: Site) -> None:
     seen: list[int] = []
-    async with pool_of(site, PoolSettings(max_size=8, acquire_s=30), allowed=2) as pool:
+    async with pool_of(site, pool_limits(max_size=8, acquire_s=30), allowed=2) as pool:
 
         async def use() -> None:
             async with pool.acquire() as connection:
@@ -210,13 +212,13 @@ async def test_a_used_up_budget_is_named_in_the_error(site: Site) -> None:
 
 
 async def test_all_in_use_is_named_in_the_error(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool, pool.acquire():
+    async with pool_of(site, pool_limits(max_size=1)) as pool, pool.acquire():
         with pytest.raises(TimedOutError, match=r"within 0\.05 s: 1 in use, 1 waits(\n|$)"):
             await _one(pool, timeout_s=0.05)
 
 
 async def test_idle_connections_are_given_back(site: Site) -> None:
-    async with pool_of(site, PoolSettings(idle_s=0.1)) as pool:
+    async with pool_of(site, pool_limits(idle_s=0.1)) as pool:
         assert await _one(pool) == 1
         assert pool.open == 1
         await eventually(lambda: pool.open == 0, "it is given back")
@@ -234,7 +236,7 @@ async def test_a_connection_that_broke_while_idle_is_replaced_silently(site: Sit
 
 
 async def test_a_connection_that_broke_in_use_is_not_given_to_the_next(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool:
+    async with pool_of(site, pool_limits(max_size=1)) as pool:
 
         async def broken_while_it_runs() -> None:
             async with pool.acquire() as connection, asyncio.TaskGroup() as tasks:
@@ -256,7 +258,7 @@ async def test_a_connection_that_broke_in_use_is_not_given_to_the_next(site: Sit
 
 
 async def test_a_session_that_was_changed_is_reset(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool:
+    async with pool_of(site, pool_limits(max_size=1)) as pool:
         async with pool.acquire(raw=True) as connection:
             await connection.execute("SET search_path = pg_catalog; LISTEN news")
             pid = connection.get_server_pid()
@@ -270,7 +272,7 @@ async def test_a_session_that_was_changed_is_reset(site: Site) -> None:
 async def test_a_transaction_left_open_is_ended_and_said(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool:
+    async with pool_of(site, pool_limits(max_size=1)) as pool:
         async with pool.acquire() as connection:
             await connection.execute("BEGIN")
         async with pool.acquire() as connection:
@@ -279,7 +281,7 @@ async def test_a_transaction_left_open_is_ended_and_said(
 
 
 async def test_a_statement_that_is_cancelled_leaves_a_connection_that_works(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool:
+    async with pool_of(site, pool_limits(max_size=1)) as pool:
 
         async def hang() -> None:
             async with pool.acquire() as connection:
@@ -296,7 +298,7 @@ async def test_a_statement_that_is_cancelled_leaves_a_connection_that_works(site
 
 
 async def test_a_cancelled_begin_leaves_a_connection_for_transactions(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=1)) as pool:
+    async with pool_of(site, pool_limits(max_size=1)) as pool:
 
         async def begin() -> None:
             async with pool.acquire() as connection, connection.transaction():
@@ -313,7 +315,7 @@ async def test_a_cancelled_begin_leaves_a_connection_for_transactions(site: Site
 
 
 async def test_whoever_is_cancelled_while_waiting_takes_nothing_along(site: Site) -> None:
-    async with pool_of(site, PoolSettings(max_size=2)) as pool:
+    async with pool_of(site, pool_limits(max_size=2)) as pool:
         for round_ in range(50):
             tasks = [asyncio.create_task(_one(pool)) for _ in range(6)]
             for turn in range(round_ % 7):
@@ -342,7 +344,7 @@ async def test_a_crash_of_the_server_leads_to_one_attempt_at_a_time(service: Ser
         is_back = True
         return opened
 
-    async with pool_of(site, PoolSettings(max_size=4, acquire_s=20), opener) as pool:
+    async with pool_of(site, pool_limits(max_size=4, acquire_s=20), opener) as pool:
         await asyncio.gather(*(_one(pool) for _ in range(8)))
         async with pool.acquire() as connection:
             victim = connection.get_server_pid()
@@ -362,7 +364,7 @@ async def test_while_the_server_is_down_everybody_waits_for_it(
         first.ready()
         site = Site(first)
         first.end()
-        pool = Pool(site.connect, SETTINGS, name="alpha")
+        pool = Pool(site.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         with pytest.raises(TimedOutError, match="there is no socket"):
             await _one(pool, timeout_s=0.3)
         asked = [asyncio.create_task(_one(pool, timeout_s=30)) for _ in range(5)]
@@ -385,7 +387,7 @@ async def test_a_wrong_password_is_told_to_everybody_at_once(site: Site) -> None
         attempts += 1
         return await connect(wrong, timeout_s=5, application_name="a bot")
 
-    async with pool_of(site, SETTINGS, opener) as pool:
+    async with pool_of(site, LIMITS, opener) as pool:
         began_s = time.monotonic()
         results = await asyncio.gather(*(_one(pool) for _ in range(5)), return_exceptions=True)
         again = await asyncio.gather(_one(pool), return_exceptions=True)
@@ -394,11 +396,11 @@ async def test_a_wrong_password_is_told_to_everybody_at_once(site: Site) -> None
     assert all("password for 'dims' is wrong" in str(result) for result in results)
     assert "wr0ng-secret" not in repr(results)
     assert attempts == 1
-    assert took_s < SETTINGS.acquire_s / 2
+    assert took_s < LIMITS.acquire_s / 2
 
 
 async def test_closing_waits_for_what_is_in_use(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha")
+    pool = Pool(site.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
 
     async def work() -> int:
         async with pool.acquire() as connection:
@@ -416,7 +418,7 @@ async def test_closing_waits_for_what_is_in_use(site: Site) -> None:
 
 
 async def test_closing_cuts_off_what_does_not_end(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha")
+    pool = Pool(site.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
 
     async def hang() -> None:
         async with pool.acquire() as connection:
@@ -433,7 +435,7 @@ async def test_closing_cuts_off_what_does_not_end(site: Site) -> None:
 
 
 async def test_closing_refuses_whoever_waits(site: Site) -> None:
-    pool = Pool(site.connect, SETTINGS, name="alpha", allowed=0)
+    pool = Pool(site.connect, LIMITS, name="alpha", allowed=0, draw=SYSTEM.draw)
     waiting = asyncio.create_task(_one(pool))
     await eventually(lambda: pool.wanted == 1, "somebody waits")
     await pool.close(1)
@@ -446,7 +448,7 @@ async def test_slow_statements_are_logged_without_values(
 ) -> None:
     caplog.set_level(logging.WARNING, "dims.storage")
     sql = "SELECT pg_sleep(0.06),\n  'S3CRET', $1::text, 4711  -- S3CRET"
-    async with pool_of(site, PoolSettings(slow_s=0.05)) as pool, pool.acquire() as connection:
+    async with pool_of(site, pool_limits(slow_s=0.05)) as pool, pool.acquire() as connection:
         await connection.fetchval(sql, "S3CRET parameter")
         await connection.fetchval("SELECT 1")
         await eventually(lambda: pool.stats().slow == 1, "it is noted")
@@ -463,9 +465,10 @@ async def test_changes_are_told(site: Site) -> None:
     told: list[tuple[int, int]] = []
     pool = Pool(
         site.connect,
-        SETTINGS,
+        LIMITS,
         name="alpha",
         on_change=lambda: told.append((pool.open, pool.wanted)),
+        draw=SYSTEM.draw,
     )
     assert await _one(pool) == 1
     await pool.close(5)

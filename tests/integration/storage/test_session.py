@@ -29,6 +29,7 @@ from storage_site import (
 from dims.errors import DimsError
 from dims.storage.admin.schema import chats, users
 from dims.storage.bot.database import Database
+from dims.system.clock import SYSTEM
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ async def test_sessions_of_two_bots_see_their_own_rows(site: StorageSite, db: Da
 async def test_a_slow_statement_of_a_session_is_noticed(site: StorageSite) -> None:
     bot_id, address = await site.new_bot()
     pool = pool_to(address, slow_s=0.1)
-    db = Database(bot_id, pool)
+    db = Database(bot_id, pool, draw=SYSTEM.draw)
     async with db.session() as session:
         await session.execute(text("SELECT 'my secret', pg_sleep(0.2)"))
     assert [slow.sql for slow in pool.slow] == ["SELECT ?, pg_sleep(?)"]
@@ -220,7 +221,7 @@ async def test_sessions_work_behind_a_pooler(site: StorageSite) -> None:
     bot_id, address = await site.new_bot()
     with pooler(site, await roles_of(site)) as host:
         pool = pool_to(replace(address, host=host), through_pooler=True, max_size=6)
-        db = Database(bot_id, pool)
+        db = Database(bot_id, pool, draw=SYSTEM.draw)
 
         async def work(number: int) -> None:
             for step in range(10):

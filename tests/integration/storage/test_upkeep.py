@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 from embedded import USERS, Service, place_for
+from roles import put_bot
 
 from dims.addresses import PostgresAddress
 from dims.migrations.runner import Migrations
@@ -86,13 +88,13 @@ DONE = (
 
 async def test_only_old_done_rows_leave_the_queues(site: Site) -> None:
     await site.add("inbox", f"{DONE} {DAY} FROM generate_series(1, 12000) AS n")
-    rehearsed = await upkeep.maintain(site.admin, site.shape, dry_run=True)
+    rehearsed = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC), dry_run=True)
     assert rehearsed.rows_deleted == {"inbox": 3000, "outbox": 0}
     assert await site.count("inbox") == 12_000
     said: list[str] = []
     # More than one batch, and the last of them not full.
     assert upkeep.BATCH_ROWS < 3000
-    done = await upkeep.maintain(site.admin, site.shape, say=said.append)
+    done = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC), say=said.append)
     assert done.rows_deleted == {"inbox": 3000, "outbox": 0}
     assert await site.count("inbox") == 9000
     assert await site.count("inbox", "status = 'done'") == 3000
@@ -102,7 +104,7 @@ async def test_only_old_done_rows_leave_the_queues(site: Site) -> None:
     written = await site.count("audit_log", "action = 'delete'")
     is_superuser = site.address.user == "dims"
     assert written == (0 if is_superuser else 3000)
-    none = await upkeep.maintain(site.admin, site.shape)
+    none = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC))
     assert none.rows_deleted == {"inbox": 0, "outbox": 0}
     assert "inbox" not in none.vacuumed
 
@@ -111,7 +113,7 @@ async def test_sent_rows_of_the_outbox_leave_too(site: Site) -> None:
     columns = "(bot_id, outbox_id, random_id, method, layer, payload, status, sent_at)"
     await site.add("outbox", f"{columns} VALUES ('a', 1, 1, 'm', 1, '', 'sent', now() - 9 * {DAY}),"
                    f"('a', 2, 2, 'm', 1, '', 'pending', NULL)")  # fmt: skip
-    done = await upkeep.maintain(site.admin, site.shape, keep_done_days=8)
+    done = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC), keep_done_days=8)
     assert done.rows_deleted["outbox"] == 1
     assert await site.count("outbox", "status = 'pending'") == 1
 
@@ -127,10 +129,10 @@ async def test_months_are_made_ahead_and_dropped_when_all_of_them_is_old(site: S
         newest = (await inspection.audit_facts(site.admin)).months[-1]
         await site.admin.execute(f"DROP TABLE dims.audit_log_{newest.replace('-', '_')}")
     before = await inspection.audit_facts(site.admin)
-    rehearsed = await upkeep.maintain(site.admin, site.shape, dry_run=True)
+    rehearsed = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC), dry_run=True)
     assert (rehearsed.months_made, rehearsed.months_dropped) == (1, 2)
     assert await inspection.audit_facts(site.admin) == before
-    done = await upkeep.maintain(site.admin, site.shape)
+    done = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC))
     assert (done.months_made, done.months_dropped) == (1, 2)
     after = (await inspection.audit_facts(site.admin)).months
     assert len(after) == 3
@@ -141,7 +143,7 @@ async def test_vacuum_removes_dead_rows_and_knows_how_many_are_left(site: Site) 
     await site.add("users", "(bot_id, user_id) SELECT 'a', n FROM generate_series(1, 9000) AS n")
     async with inspection.as_owner(site.admin, site.shape):
         await site.admin.execute("DELETE FROM dims.users WHERE user_id > 3000")
-    done = await upkeep.maintain(site.admin, site.shape)
+    done = await upkeep.maintain(site.admin, site.shape, now=datetime.now(UTC))
     assert "users" in done.vacuumed
     sizes = {one.table: one for one in await inspection.table_sizes(site.admin, site.shape)}
     assert sizes["users"].rows_estimate == 3000
@@ -171,7 +173,7 @@ async def test_what_takes_long_is_seen(site: Site) -> None:
 
 
 async def test_server_and_roles_are_told(site: Site) -> None:
-    await tenancy.create_bot_role(site.admin, site.shape, "one")
+    await put_bot(site.admin, site.shape, "one")
     facts = await inspection.server_facts(site.admin, site.shape)
     assert facts.max_connections == 100
     assert sum(facts.connections.values()) >= 1

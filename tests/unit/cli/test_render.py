@@ -79,6 +79,21 @@ def test_the_status_marks_the_sandbox_and_a_lost_keeper_and_weak_services() -> N
     assert render.status({**answer, **real})[0].startswith("supervisor pid 1")
 
 
+@pytest.mark.parametrize(
+    ("sharing", "reason", "line"),
+    [
+        ("immortal", "", "  memory shares what the zygote has"),
+        ("copy", "no way", "  memory copies what it uses of the zygote's: no way"),
+        (None, None, "  memory no zygote is ready"),
+    ],
+)
+def test_an_explanation_says_how_memory_is_shared(
+    sharing: str | None, reason: str | None, line: str
+) -> None:
+    told = {**BOT, "next": "serves", "events": [], "sharing": sharing, "sharing_reason": reason}
+    assert line in render.explanation(told)
+
+
 def test_health_is_a_line_and_one_more_for_each_problem() -> None:
     answer = {"level": "degraded", "serving": 1, "wanted": 2, "problems": ["a", "b"]}
     assert render.health(answer) == ["degraded: 1 of 2 wanted bots serve", "  - a", "  - b"]

@@ -15,6 +15,7 @@ from dims.config import (
     Config,
     FleetSettings,
     LimitSettings,
+    MemorySharing,
     RestartSettings,
     ServerKind,
     ServerSettings,
@@ -45,6 +46,7 @@ def test_the_smallest_file_gives_every_default(tmp_path: Path) -> None:
     assert config.telegram.server == ServerSettings(kind=ServerKind.SANDBOX)
     assert config.telegram.sandbox_port == 0
     assert config.fleet.starts_at_once == 8
+    assert config.fleet.sharing is MemorySharing.AUTO
     assert config.fleet.cold_logins_per_minute is None
     assert config.bots == (BotSettings(id="echo", handlers="e.py"),)
     bot = config.bots[0]

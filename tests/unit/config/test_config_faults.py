@@ -247,6 +247,11 @@ ONE_FAULT = {
     # fleet and defaults
     "fleet": (BOT + "fleet: {starts_at_once: 0}\n", "5:25", "must be at least 1, not 0"),
     "fleet key": (BOT + "fleet: {start_at_once: 1}\n", "5:9", "Did you mean 'starts_at_once'?"),
+    "fleet sharing": (
+        BOT + "fleet: {sharing: immortal}\n",
+        "5:18",
+        "sharing must be 'auto' or 'copy', not 'immortal'",
+    ),
     "defaults told once": (
         BOT + "- {id: b, handlers: e.py}\ndefaults: {limits: {log_files: 0}}\n",
         "6:32",

@@ -54,7 +54,7 @@ def test_without_the_section_servers_are_embedded(nothing: str, tmp_path: Path) 
     assert settings.database_address is None
     assert settings.replica_address is None
     assert settings.pooler_address is None
-    assert settings.redis_url is None
+    assert settings.redis is DatabaseKind.EMBEDDED
     assert settings.pool == PRESETS[Preset.DEFAULT] == PoolSettings()
     assert (settings.prefix, settings.partitions, settings.rotate_days) == ("dims", 10, 30)
     assert settings.connections is None
@@ -64,7 +64,7 @@ def test_without_the_section_servers_are_embedded(nothing: str, tmp_path: Path) 
 def test_servers_can_be_off(tmp_path: Path) -> None:
     settings = storage(tmp_path, "{database: off, redis: '${R}'}", {"R": "off"})
     assert (settings.database_kind, settings.redis_kind) == (DatabaseKind.OFF,) * 2
-    assert (settings.database_address, settings.redis_url) == (None, None)
+    assert settings.database_address is None
 
 
 def test_every_key_can_be_set_and_filled_from_variables(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_every_key_can_be_set_and_filled_from_variables(tmp_path: Path) -> None:
     assert settings.replica_address == PostgresAddress("::1", 5433, "bots", "u", "p@w")
     assert settings.pooler_address == PostgresAddress("/Run/Bouncer", 5432, "bots", "u")
     assert settings.redis_kind is DatabaseKind.URL
-    assert settings.redis_url == SecretStr("rediss://:p%40w@h/1")
+    assert settings.redis == SecretStr("rediss://:p%40w@h/1")
     assert settings.pool == PoolSettings(
         max_size=8, idle_s=60, acquire_s=10, statement_s=7, slow_s=1
     )

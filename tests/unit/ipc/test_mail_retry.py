@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from usual import RETRY
 
 from dims.ipc.retry import RetryPolicy
 
@@ -24,11 +27,11 @@ def test_pauses_double_until_the_longest() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_there_are_as_many_tries_as_allowed(attempts: int) -> None:
-    policy = RetryPolicy(attempts=attempts)
+    policy = replace(RETRY, attempts=attempts)
     pauses = [policy.pause_s(n, 0.5) for n in range(1, attempts + 2)]
     assert None not in pauses[: attempts - 1]
     assert pauses[attempts - 1 :] == [None, None]
 
 
 def test_the_longest_pause_holds_even_for_the_first() -> None:
-    assert RetryPolicy(first_s=100.0, max_s=5.0).pause_s(1, 0.999) <= 5.0  # type: ignore[operator]
+    assert RetryPolicy(attempts=2, first_s=100.0, max_s=5.0).pause_s(1, 0.999) <= 5.0  # type: ignore[operator]

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dims.errors import StateError
-from dims.layout import PRIVATE_FILE
+from dims.system.state_file import Form, open_state_file, refusal
 
-SCHEMA_VERSION = 1
 SEEN_LIMIT = 200_000
 """Ids kept to recognise a message that comes twice. A sender writes one twice only when it was
 killed between writing and noting that, and then does so at its next start: the window is wide."""
@@ -62,18 +60,37 @@ CREATE TABLE IF NOT EXISTS outgoing (
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, n INTEGER NOT NULL)
     STRICT, WITHOUT ROWID;
 """
+_FORM = Form(
+    _SCHEMA,
+    1,
+    (
+        # Exclusive before the first access: then WAL needs no shared memory file.
+        "locking_mode = EXCLUSIVE",
+        # A commit changes a few rows in a handful of pages: small ones are a quarter to write.
+        "page_size = 1024",
+        "cache_size = -512",
+        # A checkpoint waits for the disk, for milliseconds: `tidy` does it when nobody waits.
+        "wal_autocheckpoint = 0",
+        "synchronous = NORMAL",
+    ),
+    "unread mail is then delivered once more",
+)
+_DURABLE_FORM = replace(_FORM, pragmas=(*_FORM.pragmas, "synchronous = FULL"))
 _KEEP_SEGMENT = (
     "INSERT INTO segments (name, settled, taken, done) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
     " DO UPDATE SET settled = excluded.settled, taken = excluded.taken, done = excluded.done"
 )
 _KEEP_SEEN = "INSERT OR IGNORE INTO seen (id) VALUES (?)"
-_COUNT = "INSERT INTO counters (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = n + ?2"
+_COUNT = (
+    "INSERT INTO counters (name, n) VALUES (?, ?) ON CONFLICT (name)"
+    " DO UPDATE SET n = n + excluded.n"
+)
 _BURY = (
     "INSERT INTO dead (at, id, kind, sender, attempts, reason, payload, readable)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _TRIM_DEAD = "DELETE FROM dead WHERE n <= (SELECT n FROM dead ORDER BY n DESC LIMIT 1 OFFSET ?)"
-_DEAD_COLUMNS = ("n", "at", "id", "kind", "sender", "attempts", "reason", "payload", "readable")
+_DEAD = "SELECT n, at, id, kind, sender, attempts, reason, payload, readable FROM dead"
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -103,33 +120,14 @@ class DeadLetter:
 
 
 class Ledger:
-    """The open file. `trouble` says why the last write failed, or is empty."""
+    """The open file. `trouble` says why the last write failed, or is empty.
+
+    Raises StateError when the file cannot be opened or read.
+    """
 
     def __init__(self, path: Path, *, waits_for_disk: bool) -> None:
-        path.touch(mode=PRIVATE_FILE)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        try:
-            # Exclusive before the first access: then WAL needs no shared memory file.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            # A commit changes a few rows in a handful of pages: small ones are a quarter to write.
-            self._db.execute("PRAGMA page_size = 1024")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if waits_for_disk else 'NORMAL'}")
-            self._db.execute("PRAGMA cache_size = -512")
-            # A checkpoint waits for the disk, for milliseconds: `tidy` does it when nobody waits.
-            self._db.execute("PRAGMA wal_autocheckpoint = 0")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise StateError(f"{path} was written by a newer DIMS", hint="upgrade DIMS")
-            if version < SCHEMA_VERSION:
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StateError(
-                f"{path} cannot be used: {error}",
-                hint=f"make room, or move {path} away: unread mail is then delivered once more",
-            ) from error
+        self._path = path
+        self._db = open_state_file(path, _DURABLE_FORM if waits_for_disk else _FORM)
         self._progress: dict[str, LaneProgress] = {}
         self._changed: set[str] = set()
         self._seen: dict[str, None] = {}
@@ -139,7 +137,11 @@ class Ledger:
         self._wal = path.with_name(f"{path.name}-wal")
         self._writes = 0
         self.trouble = ""
-        rows = self._db.execute("SELECT name, settled, taken, done FROM segments")
+        try:
+            rows = self._read("SELECT name, settled, taken, done FROM segments")
+        except StateError:
+            self._db.close()
+            raise
         for name, settled, taken, done in rows:
             self._progress[name] = LaneProgress(settled, taken, bool(done))
 
@@ -181,19 +183,17 @@ class Ledger:
         """Whether a message of that id was settled or is among the dead."""
         if message_id in self._seen:
             return True
-        found = self._db.execute(
-            "SELECT 1 FROM seen WHERE id = ?1 UNION ALL SELECT 1 FROM dead WHERE id = ?1 LIMIT 1",
-            (message_id,),
+        found = self._read(
+            "SELECT 1 FROM seen WHERE id = ? UNION ALL SELECT 1 FROM dead WHERE id = ? LIMIT 1",
+            (message_id, message_id),
         )
-        return found.fetchone() is not None
+        return bool(found)
 
     def tries(self, message_id: str) -> tuple[int, float, str]:
         """How often a message was tried in vain, when the next try is due, and why the last one
         failed; (0, 0.0, "") if never."""
-        row = self._db.execute(
-            "SELECT attempts, due, reason FROM tries WHERE id = ?", (message_id,)
-        ).fetchone()
-        return row or (0, 0.0, "")
+        rows = self._read("SELECT attempts, due, reason FROM tries WHERE id = ?", (message_id,))
+        return rows[0] if rows else (0, 0.0, "")
 
     def failed(self, message_id: str, attempts: int, due: float, reason: str) -> None:
         """Notes a try in vain."""
@@ -214,7 +214,7 @@ class Ledger:
 
     def counters(self) -> dict[str, int]:
         """All that was counted, over all incarnations."""
-        kept = dict(self._db.execute("SELECT name, n FROM counters"))
+        kept = dict(self._read("SELECT name, n FROM counters"))
         return {name: kept.get(name, 0) + self._counts.get(name, 0) for name in kept | self._counts}
 
     # Dead letters
@@ -235,29 +235,23 @@ class Ledger:
     def dead(self, limit: int = DEAD_LIMIT) -> list[DeadLetter]:
         """The newest dead letters, oldest first."""
         self.flush()
-        rows = self._db.execute(
-            f"SELECT {', '.join(_DEAD_COLUMNS)} FROM dead ORDER BY n DESC LIMIT ?",  # noqa: S608 (constants)
-            (limit,),
-        ).fetchall()
+        rows = self._read(f"{_DEAD} ORDER BY n DESC LIMIT ?", (limit,))
         return [_letter(row) for row in reversed(rows)]
 
     def dead_numbers(self) -> list[int]:
         """The numbers of all dead letters, oldest first."""
         self.flush()
-        return [n for (n,) in self._db.execute("SELECT n FROM dead ORDER BY n")]
+        return [n for (n,) in self._read("SELECT n FROM dead ORDER BY n")]
 
     def dead_letter(self, n: int) -> DeadLetter | None:
         """The dead letter of that number, if there is one."""
-        row = self._db.execute(
-            f"SELECT {', '.join(_DEAD_COLUMNS)} FROM dead WHERE n = ?",  # noqa: S608 (constants)
-            (n,),
-        ).fetchone()
-        return None if row is None else _letter(row)
+        rows = self._read(f"{_DEAD} WHERE n = ?", (n,))
+        return _letter(rows[0]) if rows else None
 
     def dead_count(self) -> int:
         """How many dead letters there are."""
         self.flush()
-        return int(self._db.execute("SELECT count(*) FROM dead").fetchone()[0])
+        return int(self._read("SELECT count(*) FROM dead")[0][0])
 
     def exhume(self, numbers: Iterable[int]) -> None:
         """Takes dead letters out of the box. Raises StateError when that cannot be kept."""
@@ -267,12 +261,12 @@ class Ledger:
 
     def value(self, key: str) -> str | None:
         """What a handler kept under that key, as JSON text."""
-        row = self._db.execute('SELECT value FROM "values" WHERE key = ?', (key,)).fetchone()
-        return None if row is None else row[0]
+        rows = self._read('SELECT value FROM "values" WHERE key = ?', (key,))
+        return rows[0][0] if rows else None
 
     def values(self) -> dict[str, str]:
         """All that handlers keep."""
-        return dict(self._db.execute('SELECT key, value FROM "values" ORDER BY key'))
+        return dict(self._read('SELECT key, value FROM "values" ORDER BY key'))
 
     @staticmethod
     def keep_value(key: str, value: str | None) -> Statement:
@@ -290,10 +284,10 @@ class Ledger:
 
     def outgoing(self, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         """What has to go out still: number, recipient, payload."""
-        return self._db.execute(
+        return self._read(
             "SELECT n, recipient, payload FROM outgoing WHERE n > ? ORDER BY n LIMIT ?",
             (after, limit),
-        ).fetchall()
+        )
 
     def note(self, statement: Statement) -> None:
         """Keeps a statement with the next commit, whatever that is for."""
@@ -301,13 +295,12 @@ class Ledger:
 
     def outgoing_span(self) -> int:
         """About how many messages have to go out still, and never fewer."""
-        row = self._db.execute("SELECT max(n) - min(n) + 1 FROM outgoing").fetchone()
-        return row[0] or 0
+        return self._read("SELECT max(n) - min(n) + 1 FROM outgoing")[0][0] or 0
 
     def outgoing_count(self, most: int) -> int:
         """How many messages have to go out still, counted up to `most`."""
         limited = "SELECT count(*) FROM (SELECT 1 FROM outgoing LIMIT ?)"
-        return int(self._db.execute(limited, (most,)).fetchone()[0])
+        return int(self._read(limited, (most,))[0][0])
 
     def went_out(self, numbers: Iterable[int]) -> None:
         """These are in their recipients' mailboxes."""
@@ -339,7 +332,7 @@ class Ledger:
             # that is the statement's own fault, and would be the next time.
             if isinstance(error, sqlite3.OperationalError):
                 self.trouble = str(error)
-            raise StateError(f"the mailbox's ledger cannot be written: {error}") from error
+            raise refusal(self._path, _FORM, error) from error
 
     def commit_settled(
         self, name: str, position: int, message_id: str, statements: Iterable[Statement]
@@ -380,6 +373,12 @@ class Ledger:
         remove the log that the parent goes on writing, and what it commits from then on."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
 
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise refusal(self._path, _FORM, error) from error
+
     def _write(self, statements: Iterable[Statement]) -> None:
         db = self._db
         try:
@@ -416,8 +415,3 @@ class Ledger:
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:
     return DeadLetter(*row[:-1], readable=bool(row[-1]))  # type: ignore[misc]  # all columns
-
-
-def now() -> float:
-    """UTC seconds since 1970, the clock of everything that is kept."""
-    return time.time()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dims.errors import RefusedError, StateError, UsageError
-from dims.ipc.mailbox.files.ledger import DEAD_LIMIT, DeadLetter, now
+from dims.ipc.mailbox.files.ledger import DEAD_LIMIT, DeadLetter
 from dims.ipc.mailbox.files.mailbox import Mailbox
 from dims.ipc.wire.envelope import Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
@@ -25,13 +25,13 @@ REASON_CHARS = 500
 """What the list shows of a reason."""
 
 
-def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer as a JSON object. Raises UsageError for what is wrong in `body`, RefusedError for
-    an unknown kind, StateError when the files refuse."""
+def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any], now_s: float) -> dict[str, Any]:
+    """The answer as a JSON object; `now_s` is UTC. Raises UsageError for what is wrong in `body`,
+    RefusedError for an unknown kind, StateError when the files refuse."""
     try:
         match kind:
             case "mail.status":
-                return _status(mailbox)
+                return _status(mailbox, now_s)
             case "mail.peek":
                 return {"messages": _peek(mailbox, _limit(body, MOST_PEEKED))}
             case "mail.values":
@@ -54,16 +54,15 @@ def answer(mailbox: Mailbox, kind: str, body: Mapping[str, Any]) -> dict[str, An
     raise RefusedError(f"a mailbox does not know {kind!r}")
 
 
-def _status(mailbox: Mailbox) -> dict[str, Any]:
+def _status(mailbox: Mailbox, now_s: float) -> dict[str, Any]:
     depths = mailbox.depths()
-    at = now()
     lanes = [
         {
             "sender": depth.sender,
             "priority": depth.priority.name.lower(),
             "messages": depth.messages,
             "bytes": depth.size_bytes,
-            "oldest_age_s": max(0.0, round(at - depth.oldest_s, 3)) if depth.oldest_s else None,
+            "oldest_age_s": max(0.0, round(now_s - depth.oldest_s, 3)) if depth.oldest_s else None,
         }
         for depth in depths
     ]

@@ -18,7 +18,7 @@ from dims.errors import ProtocolError
 from dims.ipc.mailbox.files import records
 from dims.ipc.mailbox.files.file_names import LaneKey, SegmentName, parse_name
 from dims.ipc.mailbox.files.lane import Item, Lane
-from dims.ipc.mailbox.files.ledger import DeadLetter, Ledger, now
+from dims.ipc.mailbox.files.ledger import DeadLetter, Ledger
 from dims.ipc.mailbox.files.records import HEAD
 from dims.ipc.mailbox.files.segment import SegmentWriter, list_names, remove_unborn
 from dims.ipc.wire.envelope import Envelope, Priority, created_s
@@ -43,8 +43,8 @@ class LaneDepth:
 
 
 class Mailbox:
-    """Opened by one process at a time; raises AlreadyRunningError otherwise, StateError when the
-    files cannot be used."""
+    """Opened by one process at a time; raises AlreadyRunningError otherwise, StateError or
+    OSError when the files cannot be used; then nothing stays open."""
 
     def __init__(self, directory: Path, *, waits_for_disk: bool = False) -> None:
         self.directory = directory
@@ -58,9 +58,13 @@ class Mailbox:
             raise
         _open.add(self)
         self._lanes: dict[LaneKey, Lane] = {}
-        names = list_names(directory)
-        self._remove_consumed(names)
-        self._note(map(parse_name, names))
+        try:
+            names = list_names(directory)
+            self._remove_consumed(names)
+            self._note(map(parse_name, names))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self, in_hand: Iterable[Item] = ()) -> None:
         """Keeps everything and lets the next reader in."""
@@ -244,11 +248,13 @@ def unread_bytes(directory: Path) -> int:
     return total
 
 
-def dead_letter(item: Item, message: Envelope | None, attempts: int, reason: str) -> DeadLetter:
-    """The dead letter that an item becomes."""
+def dead_letter(
+    item: Item, message: Envelope | None, attempts: int, reason: str, at_s: float
+) -> DeadLetter:
+    """The dead letter that an item becomes at `at_s`, in UTC seconds since 1970."""
     return DeadLetter(
         n=0,
-        at=now(),
+        at=at_s,
         id=message.id if message else f"{item.segment}@{item.end}",
         kind=message.kind if message else "",
         sender=item.segment.sender,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dims.ipc.mailbox.files.records import RECORD_LIMIT_BYTES, pack
 from dims.ipc.mailbox.files.segment import SegmentWriter, sync_directory
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.framing import encode_payload
+from dims.system.clock import Clock
 
 IDLE_S = 5.0
 """A file that nothing was added to for this long is closed, so that its reader can remove it."""
@@ -43,6 +43,7 @@ class MailWriter:
         *,
         waits_for_disk: bool,
         mailbox_bytes: int,
+        clock: Clock,
     ) -> None:
         self._root = root
         self._writer = writer
@@ -50,6 +51,7 @@ class MailWriter:
         self._waits_for_disk = waits_for_disk
         self._rooms: dict[str, _Room] = {}
         self._mailbox_bytes = mailbox_bytes
+        self._clock = clock
         self._outlets: Outlets = {}
         self._closer: asyncio.TimerHandle | None = None
         self.sent = 0
@@ -137,7 +139,7 @@ class MailWriter:
         """What is known of a mailbox's size."""
         room = self._rooms.get(directory.name)
         if room is None:
-            room = self._rooms[directory.name] = _Room(directory, self._mailbox_bytes)
+            room = self._rooms[directory.name] = _Room(directory, self._mailbox_bytes, self._clock)
         return room
 
     def wrote(self, recipient: str, name: str, messages: int) -> None:
@@ -149,7 +151,8 @@ class MailWriter:
 class _Room:
     """How full one mailbox is: measured now and then, added up in between."""
 
-    def __init__(self, directory: Path, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, limit_bytes: int, clock: Clock) -> None:
+        self._clock = clock
         self._directory = directory
         self._limit_bytes = limit_bytes
         self._used_bytes = 0
@@ -159,9 +162,10 @@ class _Room:
     def claim(self, size_bytes: int) -> None:
         """Takes so much of the room; raises FullError when it is not there, OSError."""
         full = self._used_bytes + size_bytes > self._limit_bytes
-        if full or time.monotonic() - self._measured_s > MEASURE_S:
+        now_s = self._clock.monotonic()
+        if full or now_s - self._measured_s > MEASURE_S:
             self._used_bytes = unread_bytes(self._directory)
-            self._measured_s = time.monotonic()
+            self._measured_s = now_s
             full = self._used_bytes + size_bytes > self._limit_bytes
         if full:
             wait_s, self._wait_s = self._wait_s, min(LONGEST_WAIT_S, self._wait_s * 2)

@@ -19,6 +19,7 @@ from dims.ipc.mailbox.handing.places import Places
 from dims.ipc.mailbox.handing.recipient import Office, Undeliverable
 from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Envelope, MessageId, Priority
+from dims.system.clock import Clock
 
 __all__ = ["Deliveries", "Office", "Undeliverable"]
 
@@ -27,15 +28,21 @@ class Deliveries:
     """Runs until closed. `mailbox` is open already, or None: then there are only offers."""
 
     def __init__(
-        self, mailbox: Mailbox | None, office: Office, retry: RetryPolicy, slots: int
+        self,
+        mailbox: Mailbox | None,
+        office: Office,
+        retry: RetryPolicy,
+        slots: int,
+        *,
+        clock: Clock,
     ) -> None:
         self._mailbox = mailbox
         self._office = office
         self._pool = Places(slots)
-        self._ephemeral = Ephemeral(self._pool, office, self)
+        self._ephemeral = Ephemeral(self._pool, office, self, clock)
         self._durable: Durable | None = None
         if mailbox is not None:
-            self._durable = Durable(mailbox, self._pool, office, self, retry)
+            self._durable = Durable(mailbox, self._pool, office, self, retry, clock=clock)
         self.writing = asyncio.Lock()
 
     def start(self) -> None:

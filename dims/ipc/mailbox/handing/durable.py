@@ -2,27 +2,44 @@
 
 A lane (one sender and priority) has one message in hand at a time, and keeps its order even while
 its head is tried again. What a handler's transaction does is kept in the commit that settles the
-message; so is the reply to a request.
+message; so is the reply to a request. What becomes of a message is judged in `judgement`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import structs
 
-from dims.errors import DimsError, ProtocolError, RefusedError, RemoteError, StateError
+from dims.errors import DimsError, ProtocolError, StateError
 from dims.ipc.mailbox.files.file_names import LaneKey
 from dims.ipc.mailbox.files.lane import Item, Lane
-from dims.ipc.mailbox.files.ledger import Ledger, Statement, now
+from dims.ipc.mailbox.files.ledger import Ledger, Statement
 from dims.ipc.mailbox.files.mailbox import Mailbox, dead_letter
 from dims.ipc.mailbox.files.records import RECORD_LIMIT_BYTES
 from dims.ipc.mailbox.handing.delivery import Delivery, Desk, reply_to
+from dims.ipc.mailbox.handing.judgement import (
+    TRY_AGAIN_S,
+    Bury,
+    Count,
+    Course,
+    Dispatch,
+    ForgetTries,
+    Hand,
+    Handled,
+    MailFact,
+    MailOrder,
+    NoteTry,
+    Pause,
+    Raised,
+    Respond,
+    Settle,
+    Turn,
+    judge,
+)
 from dims.ipc.mailbox.handing.outgoing import Outgoing
 from dims.ipc.mailbox.handing.places import Places, Work
 from dims.ipc.mailbox.handing.recipient import Office, Undeliverable, reason_of, remote, run_handler
@@ -30,48 +47,45 @@ from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.answers import error_body
 from dims.ipc.wire.envelope import ERROR, REPLY, Envelope
 from dims.ipc.wire.framing import decode_payload, encode_payload
+from dims.system.clock import Clock
 
 LAZY_S = 0.02
 LAZY_MESSAGES = 100
 """Settled messages are kept within this time and number: a crash makes no more of them doubtful."""
 RESCAN_S = 5.0
 """Between two looks at all files, for bells that were lost and writers that ended in silence."""
-TRY_AGAIN_S = 1.0
-"""After a file or the ledger could not be used, for instance because the disk is full."""
 REST_AFTER_S = 0.25
 """Quiet time after which the ledger tidies up, which may take some milliseconds."""
 
-_EXPIRED = "expired"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """The head of a lane that is known, and how often it failed; `due_s` is when it may be tried
-    (UTC)."""
-
-    item: Item
-    message: Envelope
-    failures: int
-    due_s: float = 0.0
 
 
 class Durable:
     """Works the lanes of an open mailbox off, in the places that the pool has."""
 
     def __init__(
-        self, mailbox: Mailbox, pool: Places, office: Office, desk: Desk, retry: RetryPolicy
+        self,
+        mailbox: Mailbox,
+        pool: Places,
+        office: Office,
+        desk: Desk,
+        retry: RetryPolicy,
+        *,
+        clock: Clock,
     ) -> None:
         self._mailbox = mailbox
         self._pool = pool
         self._office = office
         self._desk = desk
         self._retry = retry
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._engaged: set[LaneKey] = set()
         """Lanes that wait for a place, have one, or wait for another try."""
-        self._held: dict[LaneKey, _Held] = {}
-        self._given_back: dict[LaneKey, Item] = {}
+        self._held: dict[LaneKey, Item] = {}
+        """Heads of lanes that are to be tried again."""
+        self._courses: dict[LaneKey, Course] = {}
+        """How far those came of which more is known than the ledger says."""
         self._in_hand: dict[LaneKey, Item] = {}
         self._keeper: asyncio.TimerHandle | None = None
         self._resting = False
@@ -113,7 +127,7 @@ class Durable:
         """The end of a transaction; raises StateError, and then nothing of it is kept."""
         id_ = delivery.message.id
         self.ledger.commit_settled(str(item.segment), item.end, id_, statements)
-        self._settled(item, None)
+        self._settle(item, None, at_once=delivery.redelivered)
 
     # Lanes
 
@@ -132,12 +146,9 @@ class Durable:
 
     def _next(self, lane: Lane) -> Item | None:
         """The lane's next item; when there is none now, the lane is let go."""
-        held = self._held.get(lane.key)
+        held = self._held.pop(lane.key, None)
         if held is not None:
-            return held.item
-        given_back = self._given_back.pop(lane.key, None)
-        if given_back is not None:
-            return given_back
+            return held
         try:
             item = lane.next()
         except (OSError, StateError) as error:
@@ -166,7 +177,7 @@ class Durable:
             except Exception:
                 # Not the handler's fault but ours or the disk's: nothing may be passed over.
                 _log.exception("a message of %s waits", lane.key[0])
-                self._given_back[lane.key] = item
+                self._held[lane.key] = item
                 pause_s = TRY_AGAIN_S
             finally:
                 self._in_hand.pop(lane.key, None)
@@ -189,106 +200,91 @@ class Durable:
 
     async def _work(self, item: Item) -> float | None:
         """One try; how long to wait for the next one, or None when the item is settled."""
-        held = self._held.get(item.lane) or self._first_look(item)
-        if held is None:
+        try:
+            course, fact = self._look_at(item)
+        except ProtocolError as error:
+            self._quarantine(item, error)
             return None
-        # No longer than any pause is: the clock may have been set back since that was noted.
-        pause_s = min(held.due_s - now(), self._retry.max_s)
-        if pause_s > 0:
-            self._held[item.lane] = replace(held, due_s=0.0)
-            return pause_s
-        message = held.message
-        if message.attempt != held.failures + 1:
-            message = structs.replace(message, attempt=held.failures + 1)
-        again = item.again or held.failures > 0
-        delivery = Delivery(self._desk, message, redelivered=again, item=item)
+        while True:
+            now_s, draw = self._clock.utc(), self._clock.draw()
+            found = judge(course, fact, self._retry, now_s, draw)
+            course = found.course
+            for order in found.orders:
+                self._perform(item, course.message, order)
+            match found.then:
+                case Hand():
+                    fact = await self._try(item, course.message, found.then)
+                case Pause():
+                    return self._pause(item, course, found.then)
+                case None:
+                    self._courses.pop(item.lane, None)
+                    return None
+
+    def _look_at(self, item: Item) -> tuple[Course, MailFact]:
+        """How far the item came, and what is known of it; raises ProtocolError when it is no
+        message."""
+        ledger, office = self.ledger, self._office
+        course = self._courses.get(item.lane)
+        is_first = course is None
+        if course is None:
+            message = _message_in(item)
+            failures, due_s, _ = ledger.tries(message.id)
+            course = Course(message, item.again, failures, due_s)
+        message = course.message
+        return course, Turn(
+            is_known=ledger.is_known(message.id),
+            was_in_hand=is_first and item.head,
+            is_permitted=office.permits(message.sender, message.kind),
+            has_handler=office.knows(message.kind),
+        )
+
+    async def _try(self, item: Item, message: Envelope, order: Hand) -> MailFact:
+        """What comes of the message in its handler's hands."""
+        if message.attempt != order.attempt:
+            message = structs.replace(message, attempt=order.attempt)
+        delivery = Delivery(self._desk, message, redelivered=order.is_again, item=item)
         try:
             result = await run_handler(self._office, delivery)
             if message.wants_reply and delivery.reply is None:
                 self._reply(message, REPLY, result or {})
         except Exception as error:
             # A handler may raise anything.
-            if not delivery.settled:
-                return self._failed(held, error)
-            _log.exception("the handler of %r failed after its transaction", message.kind)
-            if message.wants_reply and delivery.reply is None:
-                self._reply_error(message, remote(error))
-        if not delivery.settled:
-            self._settled(item, message.id)
-        if message.wants_reply:
-            self._keep()
-            self.outgoing.send()
-        if held.failures:
-            self.ledger.succeeded(message.id)
-        self._held.pop(item.lane, None)
-        return None
+            if delivery.settled:
+                _log.exception("the handler of %r failed after its transaction", message.kind)
+            return Raised(
+                remote(error),
+                reason_of(error),
+                is_hopeless=isinstance(error, Undeliverable),
+                is_settled=delivery.settled,
+                is_answered=delivery.reply is not None,
+                trouble=self.ledger.trouble,
+            )
+        return Handled(is_settled=delivery.settled)
 
-    def _first_look(self, item: Item) -> _Held | None:
-        """What an item turns out to be; None when it is settled without any handler."""
-        ledger = self.ledger
-        try:
-            message = _message_in(item)
-        except ProtocolError as error:
-            ledger.count("quarantined")
-            self._bury(item, None, 0, f"quarantined: {error}")
-            return None
-        if ledger.is_known(message.id):
-            ledger.count("duplicates")
-            self._settled(item, None)
-            return None
-        verdict = self._verdict(message)
-        if verdict:
-            self._bury(item, message, 0, verdict, RefusedError(verdict))
-            return None
-        failures, due_s, reason = ledger.tries(message.id)
-        if item.head:
-            # It was the one in hand when the former reader ended: that try counts, or a message
-            # that kills its worker would do so for ever.
-            failures, reason = failures + 1, "the worker ended while it was in hand"
-            ledger.failed(message.id, failures, now(), reason)
-            if failures >= self._retry.attempts:
-                self._bury(item, message, failures, reason, RemoteError(reason))
-                return None
-            # Kept before the handler has it: it may not leave us the time afterwards.
-            ledger.flush()
-        held = _Held(item, message, failures, due_s)
-        if failures:
-            self._held[item.lane] = held
-        return held
+    def _pause(self, item: Item, course: Course, order: Pause) -> float:
+        if order.trouble:
+            _log.error("%r waits for the ledger: %s", course.message.kind, order.trouble)
+        self._held[item.lane] = item
+        self._courses[item.lane] = course
+        return order.pause_s
 
-    def _verdict(self, message: Envelope) -> str:
-        """Why no handler gets the message, or nothing."""
-        if message.reply_to is not None:
-            # Late or not: who asked knows whether it still waits, and nobody else wants it.
-            return ""
-        if message.expires_s is not None and message.expires_s <= now():
-            self.ledger.count("expired")
-            return _EXPIRED
-        if not self._office.permits(message.sender, message.kind):
-            return f"no grant lets {message.sender} send {message.kind!r}"
-        if not self._office.knows(message.kind):
-            return f"no handler for {message.kind!r}"
-        return ""
-
-    def _failed(self, held: _Held, error: Exception) -> float | None:
-        """What follows a try in vain: the pause until the next, or None when it was the last."""
-        message, item = held.message, held.item
-        if self.ledger.trouble and not isinstance(error, Undeliverable):
-            # The disk is full, say: a try that cannot be noted is not held against a message.
-            _log.error("%r waits for the ledger: %s", message.kind, self.ledger.trouble)
-            self._held[item.lane] = replace(held, item=replace(item, again=True))
-            return TRY_AGAIN_S
-        failures, reason = held.failures + 1, reason_of(error)
-        pause_s = self._retry.pause_s(failures, random.random())
-        if pause_s is not None and not isinstance(error, Undeliverable):
-            _log.warning("try %d of %r failed: %s", failures, message.kind, reason)
-            self._held[item.lane] = replace(held, failures=failures, due_s=0.0)
-            self.ledger.failed(message.id, failures, now() + pause_s, reason)
-            self._keep_soon()
-            return pause_s
-        self._held.pop(item.lane, None)
-        self._bury(item, message, failures, reason, remote(error))
-        return None
+    def _perform(self, item: Item, message: Envelope, order: MailOrder) -> None:
+        match order:
+            case NoteTry():
+                self._note(message, order)
+            case ForgetTries():
+                self.ledger.succeeded(message.id)
+            case Count(name):
+                self.ledger.count(name)
+            case Bury(attempts, reason):
+                self._bury(item, message, attempts, reason)
+            case Respond(error):
+                self._reply_error(message, error)
+            case Settle(remembers, at_once):
+                self._settle(item, message.id if remembers else None, at_once=at_once)
+            case Dispatch():
+                self._keep()
+                self.outgoing.send()
 
     def _reply_error(self, request: Envelope, error: DimsError) -> None:
         try:
@@ -305,33 +301,29 @@ class Durable:
         payload = encode_payload(reply_to(request, kind, body), RECORD_LIMIT_BYTES)
         self.ledger.note(Ledger.send_out(request.sender, payload))
 
-    def _bury(
-        self,
-        item: Item,
-        message: Envelope | None,
-        attempts: int,
-        reason: str,
-        error: DimsError | None = None,
-    ) -> None:
-        """Makes it a dead letter; who waits for a reply gets the error."""
-        _log.error("dead letter from %s: %s", item.segment.sender, reason)
-        is_awaited = message is not None and message.wants_reply and reason != _EXPIRED
-        if message is not None and error is not None and is_awaited:
-            self._reply_error(message, error)
-        self.ledger.bury(dead_letter(item, message, attempts, reason))
-        self._settled(item, None)
-        if is_awaited:
+    def _note(self, message: Envelope, order: NoteTry) -> None:
+        _log.warning("try %d of %r failed: %s", order.failures, message.kind, order.reason)
+        self.ledger.failed(message.id, order.failures, order.due_s, order.reason)
+        if order.at_once:
             self._keep()
-            self.outgoing.send()
+        else:
+            self._keep_soon()
 
-    def _settled(self, item: Item, message_id: str | None) -> None:
+    def _bury(self, item: Item, message: Envelope | None, attempts: int, reason: str) -> None:
+        _log.error("dead letter from %s: %s", item.segment.sender, reason)
+        self.ledger.bury(dead_letter(item, message, attempts, reason, self._clock.utc()))
+
+    def _quarantine(self, item: Item, error: ProtocolError) -> None:
+        self.ledger.count("quarantined")
+        self._bury(item, None, 0, f"quarantined: {error}")
+        self._settle(item, None, at_once=item.again)
+
+    def _settle(self, item: Item, message_id: str | None, *, at_once: bool) -> None:
         ledger = self.ledger
         self._pool.done(item.lane[1])
         ledger.count("settled")
         self._mailbox.settle(item, message_id)
-        if item.again or ledger.unkept >= LAZY_MESSAGES:
-            # What a crash has made doubtful is settled one by one, so that the message that causes
-            # the crashes is found.
+        if at_once or ledger.unkept >= LAZY_MESSAGES:
             self._keep()
         else:
             self._keep_soon()

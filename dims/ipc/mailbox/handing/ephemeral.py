@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dims.errors import DimsError
-from dims.ipc.mailbox.files.ledger import now
 from dims.ipc.mailbox.handing.delivery import Delivery, Desk
 from dims.ipc.mailbox.handing.places import Places, Work
 from dims.ipc.mailbox.handing.recipient import Office, remote, run_handler
 from dims.ipc.wire.envelope import Envelope, MessageId, Priority
+from dims.system.clock import Clock
 
 Answer = Callable[[Mapping[str, Any] | DimsError], None]
 Done = Callable[[], None]
@@ -28,10 +28,11 @@ _log = logging.getLogger(__name__)
 class Ephemeral:
     """Hands them to the office's handlers, in the places that the pool has."""
 
-    def __init__(self, pool: Places, office: Office, desk: Desk) -> None:
+    def __init__(self, pool: Places, office: Office, desk: Desk, clock: Clock) -> None:
         self._pool = pool
         self._office = office
         self._desk = desk
+        self._clock = clock
         self._offers: dict[tuple[str, Priority], deque[tuple[Envelope, Done]]] = {}
         """One-way messages that wait; a key that is there is engaged."""
         self._requests: dict[MessageId, asyncio.Task[None] | None] = {}
@@ -78,7 +79,7 @@ class Ephemeral:
         del self._offers[key]
 
     async def _handle(self, message: Envelope) -> None:
-        if message.expires_s is not None and message.expires_s <= now():
+        if message.expires_s is not None and message.expires_s <= self._clock.utc():
             return
         try:
             await run_handler(self._office, Delivery(self._desk, message))
@@ -89,7 +90,7 @@ class Ephemeral:
     def _start(self, request: Envelope, answer: Answer) -> Work | None:
         if request.id not in self._requests:
             return None
-        if request.expires_s is not None and request.expires_s <= now():
+        if request.expires_s is not None and request.expires_s <= self._clock.utc():
             del self._requests[request.id]
             return None
         return self._answer(request, answer)

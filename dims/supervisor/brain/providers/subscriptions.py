@@ -1,4 +1,4 @@
-"""Who cares what a service says when it is ready, and what it is told in its welcome.
+"""Who cares what a service says when it is ready, what it is told, and when it is gone.
 
 A service is of use to others only once whoever subscribed to it has taken in what it said.
 """
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from dims.errors import DimsError
 from dims.ipc.wire.sentences import read
-from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.failures import ExitStatus, FailureClass
 from dims.supervisor.brain.engine import Engine
 from dims.supervisor.brain.tasks import Tasks
 from dims.supervisor.core.facts import Incarnation, LastWill, Ready, UnitId
@@ -34,6 +34,9 @@ class Subscription:
     on_ready: Callable[[Any], Awaitable[None] | None] = lambda _said: None
     """Raises a DimsError or OSError when what was said is of no use."""
     terms: Callable[[], object | None] = lambda: None
+    options: Callable[[Incarnation], list[str]] = lambda _incarnation: []
+    """What its command has besides what its record says."""
+    on_gone: Callable[[Incarnation, ExitStatus], None] = lambda _incarnation, _status: None
 
 
 _NONE = Subscription()
@@ -55,6 +58,14 @@ class Subscriptions:
     def terms(self, unit: UnitId) -> object | None:
         """What the unit's process is told in its welcome; None for nothing."""
         return self._by_unit.get(unit, _NONE).terms()
+
+    def options(self, unit: UnitId, incarnation: Incarnation) -> list[str]:
+        """Options for the command of this incarnation."""
+        return self._by_unit.get(unit, _NONE).options(incarnation)
+
+    def gone(self, unit: UnitId, incarnation: Incarnation, status: ExitStatus) -> None:
+        """The unit's process has ended."""
+        self._by_unit.get(unit, _NONE).on_gone(incarnation, status)
 
     def ready(self, unit: UnitId, incarnation: Incarnation, about: Mapping[str, Any]) -> None:
         """A unit may serve, as soon as its subscriber has taken in what it says of itself.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+import fnmatch
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dims.errors import RefusedError, UsageError
@@ -63,7 +63,7 @@ class Operators:
     async def _rotate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """New passwords for the database roles of `bots` (ids and globs; without it: all)."""
         self._supervisor.storage.check_rotates()
-        bots = self._matching(body.get("bots") or ["*"])
+        bots = matching(body.get("bots") or ["*"], list(self._supervisor.roster.bots))
         order = {"bots": bots, "end_sessions": bool(body.get("end_sessions"))}
         return await self._supervisor.links.request(STEWARD, "rotate", order, ROTATES_WITHIN_S)
 
@@ -85,22 +85,9 @@ class Operators:
             known = self._supervisor.store.units()
             wanted = [unit for unit in self._supervisor.roster.bots if unit not in known]
         else:
-            wanted = self._matching(body.get("bots"))
+            wanted = matching(body.get("bots"), list(self._supervisor.roster.bots))
         self._supervisor.engine.post_all(wanted, _FACTS[kind](reason))
         return {"bots": wanted}
-
-    def _matching(self, patterns: object) -> list[UnitId]:
-        """The bots whose ids match any of the globs; UsageError for one that matches none."""
-        if not isinstance(patterns, list) or not patterns:
-            raise UsageError("name at least one bot, or '*' for all")
-        known = list(self._supervisor.roster.bots)
-        wanted: dict[UnitId, None] = {}
-        for pattern in patterns:
-            found = [unit for unit in known if fnmatchcase(unit, str(pattern))]
-            if not found:
-                raise _no_such_bot(str(pattern), known)
-            wanted.update(dict.fromkeys(found))
-        return list(wanted)
 
     def _one(self, wanted: object) -> UnitId:
         known = list(self._supervisor.roster.bots)
@@ -109,7 +96,23 @@ class Operators:
         return UnitId(str(wanted))
 
 
-def _no_such_bot(wanted: str, known: list[UnitId]) -> UsageError:
+def matching(patterns: object, known: Sequence[UnitId]) -> list[UnitId]:
+    """The bots among `known` whose ids match any of the globs; UsageError for one that matches
+    none."""
+    if not isinstance(patterns, list) or not patterns:
+        raise UsageError("name at least one bot, or '*' for all")
+    ids = frozenset(known)
+    wanted: dict[UnitId, None] = {}
+    for pattern in map(str, patterns):
+        # A thousand bots that are named one by one are as many look-ups, not a million globs.
+        found = [pattern] if pattern in ids else fnmatch.filter(known, pattern)
+        if not found:
+            raise _no_such_bot(pattern, known)
+        wanted.update((UnitId(name), None) for name in found)
+    return list(wanted)
+
+
+def _no_such_bot(wanted: str, known: Sequence[UnitId]) -> UsageError:
     near = difflib.get_close_matches(wanted, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return UsageError(

@@ -34,6 +34,7 @@ class Overview:
                 "config": str(config.path),
                 "state_dir": str(self._roster.layout.state),
                 "stopping": supervisor.is_stopping,
+                **supervisor.zygote_memory.shown(),
             },
             "services": [self._unit(unit, now_s) for unit in self._others()],
             "bots": [self._unit(unit, now_s) for unit in self._roster.bots],
@@ -57,7 +58,8 @@ class Overview:
         needs = sorted(self._roster.wish(unit).needs)
         missing = [engine.records[need] for need in needs if not engine.is_up(need)]
         now_s = self._supervisor.clock.monotonic()
-        return report.explain(engine.records[unit], readings, events, now_s, missing)
+        told = report.explain(engine.records[unit], readings, events, now_s, missing)
+        return {**told, **self._supervisor.zygote_memory.shown()}
 
     def storage(self) -> dict[str, Any]:
         """The object of the request `storage`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from roles import put_bot
 from storage_site import StorageSite, becomes, storage_site
 
 from dims.addresses import PostgresAddress
@@ -16,7 +17,6 @@ from dims.migrations.runner import Migrations
 from dims.services.steward.preparation import prepare
 from dims.services.steward.roles import DAY_S, Roles
 from dims.storage.admin.sealed_roles import OPERATOR, SealedRole, SealedRoles, roles_file
-from dims.storage.admin.tenancy import create_bot_role
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import StorageError
 from dims.storage.names import Shape
@@ -227,7 +227,7 @@ async def test_who_is_connected_as_a_bot_that_is_gone_keeps_nobody_out(place: Pl
 
 
 async def test_a_role_in_use_that_is_not_ours_is_refused_with_the_reason(place: Place) -> None:
-    password = await create_bot_role(place.admin, place.shape, "ada")
+    password = await put_bot(place.admin, place.shape, "ada")
     address = place.address.as_user(place.shape.bot_role("ada"), password)
     other = await connect(address, timeout_s=10, application_name="another fleet")
     roles = place.roles()
@@ -250,10 +250,20 @@ async def test_a_role_in_use_that_is_not_ours_is_refused_with_the_reason(place: 
 
 
 async def test_a_role_that_nobody_uses_is_taken_over(place: Place) -> None:
-    await create_bot_role(place.admin, place.shape, "ada")
+    await put_bot(place.admin, place.shape, "ada")
     roles = place.roles()
     await roles.settle(place.admin)
     await place.may_come_in(roles)
+
+
+async def test_a_role_that_is_taken_over_keeps_no_rights_that_no_bot_has(superuser: Place) -> None:
+    place = superuser
+    await put_bot(place.admin, place.shape, "ada")
+    role = place.shape.bot_role("ada")
+    await place.root.execute(f"ALTER ROLE {role} CREATEDB CREATEROLE")
+    await place.roles().settle(place.admin)
+    rights = "SELECT rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = $1"
+    assert await place.root.fetchval(rights, role) is False
 
 
 async def test_rotation_gives_new_passwords_and_leaves_connections_open(place: Place) -> None:

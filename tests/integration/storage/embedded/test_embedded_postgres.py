@@ -15,13 +15,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from dims.supervisor.brain.links import Links
 from embedded import IS_ROOT, USERS, Place, Service, listens_on_tcp, place_for, shown
 from fleet import as_nobody, until
 
 from dims.errors import AlreadyRunningError, ServiceError
+from dims.storage.embedded import seal
 from dims.storage.embedded.binaries import Source, find_postgres
-from dims.storage.embedded.postgres import EmbeddedPostgres
-from dims.supervisor.brain.links import Links
+from dims.storage.embedded.postgres import DATABASE, EmbeddedPostgres, password_file
 from dims.supervisor.core.facts import Incarnation, UnitId
 
 LIMIT_S = 20.0
@@ -163,8 +164,12 @@ async def test_a_tool_can_run_one_itself(root_place: Place) -> None:
     server.spawn(subprocess.DEVNULL)
     try:
         await server.wait_ready(LIMIT_S)
-        door = server.connection
-        connection = await asyncpg.connect(door.dsn, password=door.password)
+        connection = await asyncpg.connect(
+            host=server.address()["socket_dir"],
+            user=server.address()["user"],
+            database=DATABASE,
+            password=seal.read(password_file(root_place.state)),
+        )
         assert await connection.fetchval("SELECT current_user") == "dims"
         await connection.close()
     finally:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
+
+from usual import POLICY, RESTART
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
 from dims.ipc.words.states import Desired
-from dims.supervisor.core.backoff import RestartPolicy
 from dims.supervisor.core.facts import (
     AskedRestart,
     AskedStart,
@@ -28,9 +30,9 @@ from dims.supervisor.core.facts import (
 )
 from dims.supervisor.core.lifecycle import decide
 from dims.supervisor.core.orders import Tell
-from dims.supervisor.core.states import TRANSITIONS, Policy, UnitRecord
+from dims.supervisor.core.states import TRANSITIONS, UnitRecord
 
-POLICY = Policy(RestartPolicy(max_restarts=1, within_s=1e9))
+ONE_RESTART = replace(POLICY, restart=replace(RESTART, max_restarts=1, within_s=1e9))
 STEP_S = 100.0
 
 
@@ -72,7 +74,7 @@ def kind(record: UnitRecord, now_s: float) -> tuple[object, ...]:
 
 
 def test_every_transition_in_the_table_happens_and_no_other() -> None:
-    begin = UnitRecord(UnitId("echo"), POLICY)
+    begin = UnitRecord(UnitId("echo"), ONE_RESTART)
     seen, frontier = {kind(begin, 0.0)}, deque([(begin, 0.0)])
     happened = set()
     while frontier:

@@ -20,7 +20,7 @@ class OneFleet(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.record = FleetRecord(Pace())
+        self.record = FleetRecord(Pace(8, None))
         self.now_s = 500.0
         self.up: set[UnitId] = set()
         self.wishes: dict[UnitId, Wish] = {}

@@ -12,15 +12,20 @@ SHARE, LEASE_S = 2, 600.0
 
 
 class Worker:
-    """A borrower, the last number of connections its pools heard of, and all that it said."""
+    """A borrower, the numbers of connections its pools heard of, and all that it said."""
 
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
-        self.allowed = 0
+        self.allowances: list[int] = []
         self.borrower = Borrower(SHARE, lambda report: self.said.append(dict(report)), self._allow)
 
     def _allow(self, connections: int) -> None:
-        self.allowed = connections
+        self.allowances.append(connections)
+
+    @property
+    def allowed(self) -> int:
+        """What its pools heard last."""
+        return self.allowances[-1]
 
     def hears(self, number: int, grant: int, now_s: float = 0.0) -> None:
         self.borrower.heard({"number": number, "grant": grant, "lease_s": LEASE_S}, now_s)
@@ -78,12 +83,48 @@ def test_asked_back_it_answers_when_the_connection_is_closed(worker: Worker) -> 
     assert worker.says() == [{"holds": 0, "wants": 1, "seen": 2}]
 
 
-def test_an_old_word_counts_no_more(worker: Worker) -> None:
+def test_while_more_is_open_than_it_may_have_it_has_nothing_to_answer(worker: Worker) -> None:
+    worker.borrows_one()
+    worker.borrower.changed(SHARE + 1, SHARE)
+    worker.hears(2, 0)
+    assert worker.says() == []
+    worker.borrower.changed(SHARE, SHARE)
+    assert worker.says() == [{"holds": 0, "wants": 0, "seen": 2}]
+
+
+def test_a_word_is_answered_once(worker: Worker) -> None:
+    worker.borrows_one()
+    worker.hears(2, 1)
+    worker.borrower.changed(SHARE + 1, SHARE + 1)
+    assert worker.says() == [{"holds": 1, "wants": 1, "seen": 2}]
+
+
+def test_it_gives_back_a_part(worker: Worker) -> None:
+    worker.borrower.changed(SHARE, SHARE + 2)
+    worker.hears(1, 2)
+    worker.says()
+    worker.borrower.changed(SHARE, SHARE + 1)
+    assert (worker.allowed, worker.borrower.granted) == (SHARE + 1, 1)
+    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 1}]
+
+
+def test_who_wants_no_more_than_it_may_have_asks_for_nothing(worker: Worker) -> None:
+    worker.borrower.changed(SHARE, SHARE + 3)
+    worker.hears(1, 2)
+    worker.borrower.changed(SHARE + 2, SHARE + 3)
+    worker.says()
+    for wanted in (2, 1, 0, 1):
+        worker.borrower.changed(SHARE + 2, SHARE + wanted)
+    assert worker.says() == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_old_word_counts_no_more(worker: Worker, number: int) -> None:
     worker.borrows_one()
     worker.hears(3, 1)
-    worker.hears(2, 9)
-    worker.hears(3, 9)
-    assert worker.allowed == SHARE + 1
+    worker.says()
+    worker.hears(number, 0)
+    assert (worker.allowed, worker.says()) == (SHARE + 1, [])
 
 
 def test_what_is_borrowed_is_renewed_after_a_third_of_its_time(worker: Worker) -> None:
@@ -109,6 +150,23 @@ def test_without_a_brain_it_expires_and_the_share_stays(worker: Worker) -> None:
     worker.borrower.changed(SHARE, SHARE)
     worker.borrower.tick(10 * LEASE_S)
     assert worker.allowed == SHARE
+
+
+def test_what_is_open_and_not_in_use_expires_too(worker: Worker) -> None:
+    worker.borrows_one()
+    worker.borrower.changed(SHARE + 1, 0)
+    worker.borrower.tick(LEASE_S)
+    assert worker.allowed == SHARE
+    assert worker.says() == [{"holds": 1, "wants": 0, "seen": 1, "renews": True}]
+    worker.borrower.changed(SHARE, 0)
+    assert worker.says() == [], "it owes no answer to anybody"
+
+
+def test_who_waits_is_not_told_over_and_over_that_it_has_its_share(worker: Worker) -> None:
+    worker.borrower.changed(SHARE, SHARE + 1)
+    for now_s in (1.0, LEASE_S, 2 * LEASE_S):
+        worker.borrower.tick(now_s)
+    assert worker.allowances == [SHARE]
 
 
 def test_a_word_after_it_has_expired_is_as_good_as_any(worker: Worker) -> None:

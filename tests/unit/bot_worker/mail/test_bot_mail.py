@@ -6,11 +6,13 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from post import LIMIT_S
+from usual import RETRY
 
 from dims.bot_worker.mail.authoring import Message
 from dims.bot_worker.mail.mail import Mail
@@ -25,8 +27,8 @@ from dims.errors import (
 from dims.ipc.grants import Grant, Grants
 from dims.ipc.links.membership import Membership
 from dims.ipc.mailbox.files.mailbox import Mailbox
-from dims.ipc.retry import RetryPolicy
 from dims.ipc.words.terms import MailTerms
+from dims.system.clock import SYSTEM
 
 
 class Bond:
@@ -50,12 +52,12 @@ async def mail(directory: Path, bond: Bond | None = None) -> AsyncIterator[Mail]
         sockets=directory,
         waits_for_disk=False,
         mailbox_bytes=10**6,
-        retry=RetryPolicy(1),
+        retry=replace(RETRY, attempts=1),
         request_timeout_s=3_600.0,
         handlers_at_once=4,
         grants=Grants((Grant(("me",), ("other",)),)),
     )
-    one = Mail("me", terms, 1, cast("Membership", bond))
+    one = Mail("me", terms, 1, cast("Membership", bond), SYSTEM)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield one

@@ -48,3 +48,9 @@ def test_a_flood_wait_says_how_long() -> None:
 def test_a_verdict_of_our_own_passes_as_it_is() -> None:
     failure = Failure("deaf", "no updates")
     assert classify(WorkerFailedError(failure)) is failure
+    assert str(WorkerFailedError(failure)) == "no updates"
+
+
+def test_silence_is_told_from_a_network_that_is_away() -> None:
+    assert classify(TimeoutError()).reason == "Telegram did not answer in time"
+    assert classify(OSError("no route")).reason != classify(TimeoutError()).reason

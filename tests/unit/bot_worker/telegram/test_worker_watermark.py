@@ -51,6 +51,34 @@ def test_an_update_that_comes_twice_is_in_hand_twice() -> None:
     assert mark.pts == 11
 
 
+def test_what_the_account_does_itself_is_finished_at_once() -> None:
+    mark = Watermark(10)
+    mark.own(10, 11)
+    assert (mark.pts, mark.in_hand) == (11, 0)
+    ticket = mark.begin(11, 12)
+    mark.own(12, 13)
+    assert (mark.pts, mark.highest) == (11, 13)
+    mark.finish(ticket)
+    assert mark.pts == 13
+
+
+def test_what_the_account_does_past_a_gap_counts_when_the_gap_is_closed() -> None:
+    mark = Watermark(10)
+    mark.own(13, 14)
+    mark.own(12, 13)
+    assert (mark.pts, mark.highest) == (10, 10)
+    ticket = mark.begin(10, 12)
+    assert (mark.pts, mark.highest) == (10, 14)
+    mark.finish(ticket)
+    assert mark.pts == 14
+
+
+def test_what_the_account_did_long_before_takes_the_mark_nowhere() -> None:
+    mark = Watermark(10)
+    mark.own(5, 6)
+    assert mark.pts == 10
+
+
 @given(
     counts=st.lists(st.integers(0, 3), min_size=1, max_size=30),
     draw=st.data(),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import rsa
+from telethon.crypto import Factorization
 from telethon.crypto import rsa as telethon_rsa
 from telethon.tl import functions, types
 
@@ -95,6 +96,14 @@ def test_both_sides_end_with_the_same_key() -> None:
         assert isinstance(answer, types.DhGenOk)
         assert client.auth_key == shared
         assert crypto.key_id_of(shared) == hashlib.sha1(shared).digest()[-8:]  # noqa: S324
+
+
+def test_a_client_always_finds_the_factors() -> None:
+    exchange = KeyExchange(KEY)
+    begin = functions.ReqPqMultiRequest(17)
+    for _ in range(10_000):
+        pq = int.from_bytes(exchange.receive(begin, 0).answer.pq, "big")
+        assert Factorization.factorize(pq) == exchange._factors
 
 
 def test_a_key_with_a_leading_zero_is_made_again() -> None:

@@ -155,6 +155,34 @@ def test_a_name_must_be_one(name: str) -> None:
         World(b"").create_bot(name)
 
 
+def test_a_chat_is_its_last_messages_in_order() -> None:
+    world, bot, ann = town()
+    bert = world.create_persona("bert")
+    said = [
+        world.post(bot, who.id, Draft(f"{n}"), out=False, now_s=0).messages[0]
+        for n, who in enumerate((ann, bert, ann, ann, bert, ann))
+    ]
+    world.delete(bot, [said[3]])
+    assert [each.text for each in world.history(bot, ann.id, 10)] == ["0", "2", "5"]
+    assert [each.text for each in world.history(bot, ann.id, 2)] == ["2", "5"]
+    assert world.history(bot, ann.id, 0) == []
+
+
+def test_a_bot_has_seen_who_wrote_to_it() -> None:
+    world, bot, ann = town()
+    assert not world.has_seen(bot, ann.id)
+    world.post(bot, ann.id, Draft("hi"), out=False, now_s=0)
+    assert world.has_seen(bot, ann.id)
+
+
+def test_a_username_is_found_whatever_its_case() -> None:
+    world, bot, _ = town()
+    anna = world.create_persona("Anna")
+    assert world.resolve_username("ECHO_bot") == bot.id
+    assert world.resolve_username("aNNa") == anna.id
+    assert world.resolve_username("nobody") is None
+
+
 def test_pending_updates_are_those_no_session_was_told() -> None:
     world, bot, ann = town()
     for number in range(3):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twin_postgres import FAILS_S, LETS_GO_S, OPENS_S, TwinConnection, TwinServer, check_twin
+from usual import pool_limits
 from virtual import run
 
 from dims.errors import ServiceError, TimedOutError
@@ -23,12 +24,13 @@ from dims.storage.connections.attempts import (
     REFUSED_DELAY_S,
     Attempts,
 )
-from dims.storage.connections.pool import SLICE_S, Pool, PoolSettings
+from dims.storage.connections.pool import SLICE_S, Pool
 from dims.storage.connections.slow_queries import SHOWN_CHARS, masked
 from dims.storage.connections.storage_errors import UnavailableError
+from dims.system.clock import SYSTEM
 
 MAX = 3
-LIMITS = PoolSettings(max_size=MAX, idle_s=1.0, acquire_s=5.0)
+LIMITS = pool_limits(max_size=MAX, idle_s=1.0, acquire_s=5.0)
 TICK_S = 1e-6
 """More than a float's rounding of the clock, less than anything here takes."""
 
@@ -240,7 +242,7 @@ def test_the_twin_does_as_the_real_one() -> None:
 
 def test_a_connection_beyond_its_allowance_serves_its_own_for_a_slice() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha", allowed=1)
+        pool = Pool(server.connect, LIMITS, name="alpha", allowed=1, draw=SYSTEM.draw)
         tasks = [asyncio.create_task(_hold(pool, 0.01)) for _ in range(20)]
         await asyncio.sleep(OPENS_S + 0.001)
         pool.allow(0)
@@ -262,7 +264,7 @@ def test_a_connection_beyond_its_allowance_serves_its_own_for_a_slice() -> None:
 def test_nobody_is_asked_again_while_nobody_asks() -> None:
     async def play(server: TwinServer) -> None:
         server.is_down = True
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         with pytest.raises(TimedOutError, match="nobody listens there"):
             await _hold(pool, 0, timeout_s=5)
         tried = len(server.attempts)
@@ -278,7 +280,7 @@ def test_a_refusal_ends_everybodys_wait_and_is_asked_again_a_second_later() -> N
     async def play(server: TwinServer) -> None:
         loop = asyncio.get_running_loop()
         server.refuses = True
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         began_s = loop.time()
         both = (_hold(pool, 0), _hold(pool, 0))
         results = await asyncio.gather(*both, return_exceptions=True)
@@ -299,7 +301,7 @@ def test_a_refusal_ends_everybodys_wait_and_is_asked_again_a_second_later() -> N
 
 def test_what_still_works_is_waited_for_though_the_server_refuses_more() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         holding = asyncio.create_task(_hold(pool, 1.0))
         await asyncio.sleep(0.1)
         server.refuses = True
@@ -320,7 +322,14 @@ def test_whoever_is_cancelled_just_when_it_is_served_leaves_the_connection() -> 
             if waiting and pool.stats().waiting == 0:
                 waiting.pop().cancel()
 
-        pool = Pool(server.connect, LIMITS, name="alpha", on_change=cancel_when_served, allowed=1)
+        pool = Pool(
+            server.connect,
+            LIMITS,
+            name="alpha",
+            on_change=cancel_when_served,
+            allowed=1,
+            draw=SYSTEM.draw,
+        )
         first = asyncio.create_task(_hold(pool, 0.1))
         second = asyncio.create_task(_hold(pool, 0.1))
         await asyncio.sleep(OPENS_S + 0.05)
@@ -336,7 +345,7 @@ def test_whoever_is_cancelled_just_when_it_is_served_leaves_the_connection() -> 
 
 def test_what_broke_a_moment_ago_is_not_handed_out() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         await asyncio.gather(*(_hold(pool, 0.1) for _ in range(MAX)))
         server.crash()  # Nobody has been told yet.
         async with pool.acquire() as connection:
@@ -349,7 +358,7 @@ def test_what_broke_a_moment_ago_is_not_handed_out() -> None:
 
 def test_what_broke_while_idle_is_no_longer_counted() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         await _hold(pool, 0)
         server.crash()
         await asyncio.sleep(TICK_S)
@@ -361,7 +370,7 @@ def test_what_broke_while_idle_is_no_longer_counted() -> None:
 
 def test_a_connection_that_is_being_reset_is_worth_waiting_for() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         async with pool.acquire(raw=True):
             pass
         await _hold(pool, 0)
@@ -378,7 +387,7 @@ def test_closing_does_not_wait_for_an_answer_to_come_in() -> None:
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
-        pool = Pool(never, LIMITS, name="alpha")
+        pool = Pool(never, LIMITS, name="alpha", draw=SYSTEM.draw)
         waiting = asyncio.create_task(_hold(pool, 0))
         await asyncio.sleep(1)
         began_s = loop.time()
@@ -392,7 +401,7 @@ def test_closing_does_not_wait_for_an_answer_to_come_in() -> None:
 
 def test_a_crash_noticed_in_use_makes_the_next_attempt_a_lone_one() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         holding = asyncio.create_task(_hold(pool, 0.1))
         await asyncio.sleep(0.05)
         server.crash()
@@ -407,7 +416,7 @@ def test_a_crash_noticed_in_use_makes_the_next_attempt_a_lone_one() -> None:
 
 def test_the_first_connection_is_opened_alone() -> None:
     async def play(server: TwinServer) -> None:
-        pool = Pool(server.connect, LIMITS, name="alpha")
+        pool = Pool(server.connect, LIMITS, name="alpha", draw=SYSTEM.draw)
         await asyncio.gather(*(_hold(pool, 0.1) for _ in range(MAX)))
         assert [beside for _, beside in server.attempts] == [0, 0, 1]
         await pool.close(1)

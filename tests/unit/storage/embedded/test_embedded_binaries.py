@@ -18,7 +18,6 @@ from dims.storage.embedded.binaries import (
     version_number,
 )
 from dims.storage.embedded.home import Home
-from dims.storage.embedded.postgres import ServerAddress
 from dims.storage.embedded.probe import Health, read_postgres, read_valkey
 from dims.storage.embedded.server_log import Line, ServerLog
 from dims.storage.embedded.server_log import read_postgres as read_postgres_line
@@ -125,12 +124,6 @@ def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("\n")
     with pytest.raises(ServiceError, match="holds no password"):
         seal.read(tmp_path / "password")
-
-
-def test_a_connection_shows_no_password() -> None:
-    connection = ServerAddress("/run/a b", 5432, "dims", "postgres", "secret")
-    assert "secret" not in repr(connection) + connection.dsn
-    assert connection.dsn == "postgresql://dims@/postgres?host=%2Frun%2Fa%20b&port=5432"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from usual import POLICY
 
 from dims.config import load_config
 from dims.ipc.links.channel import QUEUE_LIMIT
@@ -45,7 +46,7 @@ class Brain:
     def runs(self, unit: UnitId, incarnation: Incarnation = FIRST) -> None:
         """A process of this incarnation was born, and is this one."""
         record = UnitRecord(
-            unit, state=State.READY, alive=True, pid=os.getpid(), incarnation=incarnation
+            unit, POLICY, state=State.READY, alive=True, pid=os.getpid(), incarnation=incarnation
         )
         self.supervisor.engine.add(record, service=unit == STEWARD)
 

@@ -32,7 +32,6 @@ from dims.supervisor.core.orders import (
     Tell,
     WithdrawStart,
 )
-from dims.supervisor.core.states import Policy
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_a_network_that_is_down_is_tried_more_often_than_a_crash(ready: Unit) ->
 
 
 def test_a_slow_retry_waits_until_the_window_has_room() -> None:
-    unit = Unit(Policy(replace(PLAIN.restart, slow_retry_s=1.0, max_restarts=2)))
+    unit = Unit(replace(PLAIN, restart=replace(PLAIN.restart, slow_retry_s=1.0, max_restarts=2)))
     unit.starts()
     unit.crashes()
     first_s = unit.now_s
@@ -118,7 +117,7 @@ def test_what_left_the_window_counts_no_more(ready: Unit) -> None:
 
 
 def test_a_cap_of_zero_makes_every_retry_slow() -> None:
-    unit = Unit(Policy(replace(PLAIN.restart, max_restarts=0)))
+    unit = Unit(replace(PLAIN, restart=replace(PLAIN.restart, max_restarts=0)))
     unit.starts()
     unit.crashes()
     assert unit.record.retry_at_s == unit.now_s + 900.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from usual import POLICY
 
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.operator import NO_READINGS, Readings
@@ -16,6 +17,7 @@ from dims.supervisor.core.states import UnitRecord
 NOW_S = 1_000.0
 READY = UnitRecord(
     UnitId("echo"),
+    POLICY,
     desired=Desired.RUNNING,
     state=State.READY,
     reason="may serve",
@@ -25,7 +27,7 @@ READY = UnitRecord(
     spawned_s=900.0,
     ready_s=900.25,
 )
-STOPPED = UnitRecord(UnitId("old"))
+STOPPED = UnitRecord(UnitId("old"), POLICY)
 
 
 def test_a_ready_bot_has_all_its_readings() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from post import letter
+from virtual import JumpingLoop
 
 from dims.errors import FullError, ProtocolError, RefusedError, StateError
 from dims.ipc.mailbox.files.doorbell import MOST_NAMES, Doorbell, Ringer
@@ -22,19 +23,11 @@ from dims.ipc.mailbox.files.segment import SEGMENT_BYTES, is_finished, list_name
 from dims.ipc.mailbox.files.writer import IDLE_S, LONGEST_WAIT_S, MailWriter
 from dims.ipc.wire.envelope import Envelope, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
+from dims.system.clock import SYSTEM
 
 LIMIT_S = 10.0
 ROOM_BYTES = 100_000_000
 both = pytest.mark.parametrize("waits_for_disk", [False, True])
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock can be set ahead: what waits for its time has it then."""
-
-    ahead_s = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead_s
 
 
 @asynccontextmanager
@@ -49,6 +42,7 @@ async def writing(
         lambda bot: root / f"{bot}.bell",
         waits_for_disk=waits_for_disk,
         mailbox_bytes=mailbox_bytes,
+        clock=SYSTEM,
     )
     try:
         async with asyncio.timeout(LIMIT_S):

@@ -18,6 +18,7 @@ from dims.ipc.mailbox.files.segment import SegmentWriter, list_names
 from dims.ipc.wire.envelope import Envelope, Priority
 from dims.ipc.wire.framing import decode_payload, encode_payload
 
+FILE = "a~1~0000000000000001-0000.seg"
 LOW, NORMAL, HIGH = Priority.LOW, Priority.NORMAL, Priority.HIGH
 
 
@@ -31,7 +32,7 @@ def numbers(items: list[Item]) -> list[int]:
 
 def bury(mailbox: Mailbox, item: Item, message: Envelope | None = None) -> None:
     message = message or decode_payload(item.payload)
-    mailbox.ledger.bury(dead_letter(item, message, 3, "why"))
+    mailbox.ledger.bury(dead_letter(item, message, 3, "why", 0.0))
     mailbox.settle(item, None)
 
 
@@ -147,6 +148,17 @@ def test_what_a_former_reader_consumed_is_removed_at_the_next_opening(tmp_path: 
         assert list_names(left) == []
 
 
+def test_a_mailbox_that_cannot_be_opened_lets_the_next_try_in(tmp_path: Path) -> None:
+    with opened(tmp_path) as mailbox:
+        mailbox.ledger.done(FILE)
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(IsADirectoryError) as failed:
+        Mailbox(tmp_path)
+    (tmp_path / FILE).rmdir()
+    with opened(tmp_path) as mailbox:
+        assert dict(mailbox.ledger.segments()) == {}, failed
+
+
 def test_notes_without_a_file_are_forgotten(tmp_path: Path) -> None:
     with opened(tmp_path) as mailbox:
         mailbox.ledger.settle("a~2~0000000000000001-0000.seg", 50, None)
@@ -214,7 +226,7 @@ def test_bytes_that_are_no_message_stay_in_the_box(tmp_path: Path) -> None:
         (lane,) = mailbox.lanes
         item = lane.next()
         assert item is not None
-        mailbox.ledger.bury(dead_letter(item, None, 0, "quarantined"))
+        mailbox.ledger.bury(dead_letter(item, None, 0, "quarantined", 0.0))
         (one,) = mailbox.ledger.dead()
         assert (one.payload, one.readable, one.sender) == (b"garbage", False, "a")
         assert one.id.startswith(str(name))

@@ -20,6 +20,7 @@ from dims.ipc.mailbox.handing.recipient import MOST_REASON_CHARS
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import encode, encode_payload
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 WORST = "\U0001f4a9"
 """Takes four bytes of UTF-8."""
@@ -40,7 +41,7 @@ def bury(mailbox: Mailbox, count: int, reason: str = "why", *, readable: bool = 
 
 def asked(mailbox: Mailbox, kind: str, **body: Any) -> dict[str, Any]:
     """The answer, which was sent as one frame."""
-    answer = inspection.answer(mailbox, kind, body)
+    answer = inspection.answer(mailbox, kind, body, SYSTEM.utc())
     encode(Envelope(new_id(), "reply", Address("me"), Address("cli"), body=answer))
     return answer
 

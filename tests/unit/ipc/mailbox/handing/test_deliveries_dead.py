@@ -10,12 +10,13 @@ import pytest
 from post import LAST, killed, letter, put, segment, working
 
 from dims.errors import RefusedError, StateError
-from dims.ipc.mailbox.files.ledger import DeadLetter, now
+from dims.ipc.mailbox.files.ledger import DeadLetter
 from dims.ipc.mailbox.files.records import RECORD_LIMIT_BYTES
 from dims.ipc.mailbox.handing.deliveries import Undeliverable
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.wire.envelope import Envelope
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 
 def last(n: int = 99) -> Envelope:
@@ -71,7 +72,7 @@ async def test_unknown_kinds_and_ungranted_senders_are_never_tried(tmp_path: Pat
 
 
 async def test_an_expired_message_is_never_tried(tmp_path: Path) -> None:
-    put(tmp_path, letter(1, expires_s=now() - 1), last())
+    put(tmp_path, letter(1, expires_s=SYSTEM.utc() - 1), last())
     dead, tried = await buried(tmp_path)
     assert (tried, dead.reason, dead.readable) == ([], "expired", True)
 
@@ -140,7 +141,7 @@ async def test_a_message_that_kills_its_reader_is_buried_after_all_its_tries(
 
 
 async def test_a_request_is_answered_by_a_message_to_its_sender(tmp_path: Path) -> None:
-    request = letter(1, wants_reply=True, expires_s=now() + 100)
+    request = letter(1, wants_reply=True, expires_s=SYSTEM.utc() + 100)
     put(tmp_path, request)
 
     async def handle(_: Delivery) -> Mapping[str, Any]:

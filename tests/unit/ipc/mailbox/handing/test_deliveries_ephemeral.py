@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from post import LIMIT_S, Clerk, Handle, letter, working
+from usual import RETRY
 
 from dims.errors import DimsError, RefusedError, RemoteError
-from dims.ipc.mailbox.files.ledger import now
 from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.mailbox.handing.places import URGENT_SLOTS
-from dims.ipc.retry import RetryPolicy
 from dims.ipc.wire.envelope import Envelope, Priority
+from dims.system.clock import SYSTEM
 
 URGENT = Priority.URGENT
 
@@ -28,7 +28,7 @@ async def offering(
 ) -> AsyncIterator[tuple[Deliveries, Clerk]]:
     """Deliveries without any mailbox."""
     clerk = Clerk(handle)
-    deliveries = Deliveries(None, clerk, RetryPolicy(), slots)
+    deliveries = Deliveries(None, clerk, RETRY, slots, clock=SYSTEM)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield deliveries, clerk
@@ -83,7 +83,7 @@ async def test_an_offered_message_that_fails_or_is_late_is_done_with_all_the_sam
         raise ValueError("bad")
 
     async with offering(handle) as (deliveries, clerk):
-        for n, expires_s in enumerate((None, now() - 1, None)):
+        for n, expires_s in enumerate((None, SYSTEM.utc() - 1, None)):
             message = letter(n, expires_s=expires_s)
             deliveries.offer(message, lambda n=n: (done.append(n), clerk.tell()))  # type: ignore[misc]
         await clerk.until(lambda: done == [0, 1, 2])
@@ -156,7 +156,7 @@ async def test_a_request_that_is_given_up_is_cancelled_and_not_answered() -> Non
 async def test_a_request_that_is_late_already_is_not_begun() -> None:
     async with offering(slots=1) as (deliveries, clerk):
         asker = Asker(deliveries)
-        asker.ask(1, expires_s=now() - 1)
+        asker.ask(1, expires_s=SYSTEM.utc() - 1)
         asker.ask(2)
         assert await asker.answers[2] == {}
         assert clerk.numbers == [2]

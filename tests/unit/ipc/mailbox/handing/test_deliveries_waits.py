@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from post import LAST, killed, letter, put, working
 from test_deliveries_ephemeral import Asker, offering
-from test_mail_writer import JumpingLoop
+from virtual import JumpingLoop
 
 from dims.ipc.mailbox.files.file_names import Writer
-from dims.ipc.mailbox.files.ledger import now
 from dims.ipc.mailbox.files.mailbox import Mailbox
-from dims.ipc.mailbox.handing import durable, outgoing
+from dims.ipc.mailbox.handing import judgement, outgoing
 from dims.ipc.mailbox.handing.delivery import Delivery
+from dims.system.clock import SYSTEM, Clock
 
 LIMIT_S = 1e6
 Scenario = Callable[[JumpingLoop], Awaitable[None]]
@@ -73,7 +73,7 @@ def test_when_the_ledger_cannot_be_read_nothing_is_passed_over(
             await until(lambda: "a message of a waits" in caplog.text)
             assert clerk.came == []
             mailbox.ledger._db.execute("ALTER TABLE hidden RENAME TO seen")
-            loop.ahead_s += durable.TRY_AGAIN_S
+            loop.ahead_s += judgement.TRY_AGAIN_S
             await clerk.until_last()
             assert clerk.numbers == [0, 1, 2]
             assert not any(one.redelivered for one in clerk.came)
@@ -97,7 +97,7 @@ def test_a_pause_between_tries_holds_over_a_restart(tmp_path: Path) -> None:
         async with working(tmp_path, fails_once, pause_s=PAUSE_S) as (deliveries, clerk, mailbox):
             attempts, due_s, _ = mailbox.ledger.tries(id_)
             assert attempts == 1
-            assert due_s > now() + PAUSE_S / 3
+            assert due_s > SYSTEM.utc() + PAUSE_S / 3
             deliveries.start()
             await clerk.until_last()
             assert clerk.numbers == []
@@ -115,7 +115,7 @@ def test_a_clock_that_was_set_back_makes_no_pause_longer(tmp_path: Path) -> None
 
     async def scenario(loop: JumpingLoop) -> None:
         async with working(tmp_path, pause_s=PAUSE_S) as (deliveries, clerk, mailbox):
-            mailbox.ledger.failed(message.id, 1, now() + 1_000 * PAUSE_S, "once")
+            mailbox.ledger.failed(message.id, 1, SYSTEM.utc() + 1_000 * PAUSE_S, "once")
             mailbox.ledger.flush()
             deliveries.start()
             await until(lambda: not deliveries.in_hand)
@@ -123,6 +123,25 @@ def test_a_clock_that_was_set_back_makes_no_pause_longer(tmp_path: Path) -> None
             loop.ahead_s += PAUSE_S + 1
             await clerk.until(lambda: clerk.done)
             assert clerk.came[0].message.attempt == 2
+
+    play(scenario)
+
+
+def test_a_message_that_expires_while_it_waits_for_its_next_try_has_none(tmp_path: Path) -> None:
+    now_s = 1_000.0
+    put(tmp_path, letter(0, expires_s=now_s + PAUSE_S / 4), letter(kind=LAST))
+
+    async def scenario(loop: JumpingLoop) -> None:
+        clock = Clock(loop.time, lambda: now_s + loop.ahead_s, lambda: 0.0)
+        async with working(tmp_path, fails_once, pause_s=PAUSE_S, clock=clock) as working_now:
+            deliveries, clerk, mailbox = working_now
+            deliveries.start()
+            await clerk.until(lambda: clerk.done)
+            loop.ahead_s += PAUSE_S
+            await clerk.until_last()
+            assert clerk.numbers == [0]
+            (dead,) = mailbox.ledger.dead()
+            assert (dead.attempts, dead.reason) == (1, judgement.EXPIRED)
 
     play(scenario)
 

@@ -1,0 +1,21 @@
+"""How workers come by the memory of their zygote, as zygote and brain tell it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Manner(StrEnum):
+    """Whether a worker shares the zygote's objects for good, or copies their pages as it runs."""
+
+    IMMORTAL = "immortal"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What a zygote does, and why; the reason is text for people, empty for `IMMORTAL`."""
+
+    sharing: Manner
+    sharing_reason: str = ""
