@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dims.addresses import PostgresAddress, TlsMode, anchored, check_redis_url, parse_postgres_url
+from dims.ipc.wire.sentences import read, written
 
 MARKER = "Zq"  # stands in no message
 passwords = st.text(string.ascii_letters + string.digits + string.punctuation + " ä", max_size=30)
@@ -109,7 +110,7 @@ def test_what_is_encoded_comes_back(user: str, password: str, database: str) -> 
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     address = parse_postgres_url(f"postgresql://{login}@h/{quote(database, safe='')}")
     assert (address.user, address.password, address.database) == (user, password, database)
-    assert PostgresAddress.from_wire(json.loads(json.dumps(address.to_wire()))) == address
+    assert read(PostgresAddress, json.loads(json.dumps(written(address)))) == address
 
 
 @given(
