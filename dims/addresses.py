@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from dims.wording import did_you_mean
@@ -81,16 +80,6 @@ class PostgresAddress:
     def as_user(self, user: str, password: str) -> PostgresAddress:
         """The same database for somebody else."""
         return replace(self, user=user, password=password)
-
-    def to_wire(self) -> dict[str, Any]:
-        """As a JSON object, password included."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> PostgresAddress:
-        """What `to_wire` made; raises KeyError, TypeError or ValueError for anything else."""
-        given = {name: wire[name] for name in cls.__slots__}
-        return cls(**{**given, "port": int(wire["port"]), "sslmode": TlsMode(wire["sslmode"])})
 
 
 def parse_postgres_url(url: str) -> PostgresAddress:
@@ -267,7 +256,3 @@ def _anchored(option: str, directory: Path) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, TlsMode) else value

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
-from typing import Any
-
-from dims.errors import ProtocolError
 
 BRAIN = "brain"
 """The recipient of control commands."""
@@ -24,7 +21,6 @@ MOST_DECISIONS = 8_192
 _OWN_NAMES = frozenset(
     {BRAIN, "cli", "keeper", OPERATOR, "postgres", "sandbox", "steward", "valkey", "zygote"}
 )
-_FIELDS = {"from": "senders", "to": "recipients", "kinds": "kinds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Grant:
 
     senders: tuple[str, ...]
     recipients: tuple[str, ...]
-    kinds: tuple[str, ...] = ("*",)
+    kinds: tuple[str, ...]
 
     def allows(self, sender: str, recipient: str, kind: str) -> bool:
         """Whether this grant alone is enough; for the brain the kind must be written out."""
@@ -48,21 +44,6 @@ class Grant:
     def concerns(self, bot: str) -> bool:
         """Whether that bot is among the senders or the recipients."""
         return _has(self.senders, bot) or _has(self.recipients, bot)
-
-    def to_wire(self) -> dict[str, Any]:
-        """The grant as a JSON object with the keys of bots.yaml."""
-        return {key: list(getattr(self, name)) for key, name in _FIELDS.items()}
-
-    @classmethod
-    def from_wire(cls, wire: object) -> Grant:
-        """The grant in a decoded JSON value; raises ProtocolError when it is none."""
-        if not isinstance(wire, dict):
-            raise ProtocolError("a grant must be a JSON object")
-        for key in _FIELDS:
-            globs = wire.get(key)
-            if not isinstance(globs, list) or not all(isinstance(glob, str) for glob in globs):
-                raise ProtocolError(f"a grant needs a list of texts {key!r}")
-        return cls(**{name: tuple(wire[key]) for key, name in _FIELDS.items()})
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,20 @@ from dims.config import (
     StorageSettings,
     TelegramSettings,
 )
-from dims.ipc.words.terms import Limits, Terms, read_terms
+from dims.ipc.wire.sentences import read, written
+from dims.ipc.words.terms import Limits, TelegramAddress, WorkerTerms
 from dims.layout import Layout
 from dims.storage.connections.pool import PoolLimits
 from dims.supervisor.core.states import Policy
-from dims.supervisor.units.units import TelegramAddress, policy_of, storage_terms, worker_terms
+from dims.supervisor.units.units import policy_of
+from dims.supervisor.units.worker_terms import storage_terms, worker_terms
 
 SECTIONS = (RestartSettings, LimitSettings, IpcSettings, PoolSettings)
 
 
-def told(directory: Path, section: BaseModel | None = None) -> tuple[Policy, Terms, PoolLimits]:
+def told(
+    directory: Path, section: BaseModel | None = None
+) -> tuple[Policy, WorkerTerms, PoolLimits]:
     """What a bot's lifecycle, its worker and its pool get of a configuration with that section."""
     bot = BotSettings(id="echo", handlers="echo.py")
     config = Config(
@@ -53,8 +57,8 @@ def told(directory: Path, section: BaseModel | None = None) -> tuple[Policy, Ter
             config = config.model_copy(update={"storage": storage})
     place = storage_terms(config, PostgresAddress("/socket"), "role", "password", share=1)
     server = TelegramAddress("127.0.0.1", 1, 2, None)
-    wire = worker_terms(config, Layout(directory), bot, server, "token", storage=place)
-    terms = read_terms(wire)
+    told = worker_terms(config, Layout(directory), bot, server, "token", storage=place)
+    terms = read(WorkerTerms, written(told))
     assert terms.storage is not None
     return policy_of(bot.restart, bot.limits), terms, PoolLimits(**terms.storage.pool)
 

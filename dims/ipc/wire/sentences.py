@@ -5,7 +5,8 @@ msgspec checks every type on the way in; what an older or newer DIMS says beside
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,9 @@ import msgspec
 from dims.errors import ProtocolError, RefusedError
 
 T = TypeVar("T")
+
+_REPEATED = re.compile(r"(?s)(Invalid (?:enum )?value) .*?( - at `[^`]*`)?\Z")
+"""What msgspec says of a choice that is not known, the one fault of which it repeats the value."""
 
 
 class Sentence(Protocol):
@@ -47,7 +51,8 @@ def read(sentence: type[T], body: object) -> T:
     try:
         return msgspec.convert(body, sentence, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"a malformed {sentence.__name__}: {error}") from None
+        fault = _REPEATED.sub(r"\1\2", str(error))
+        raise ProtocolError(f"a malformed {sentence.__name__}: {fault}") from None
 
 
 def written(sentence: object) -> dict[str, Any]:
@@ -56,12 +61,10 @@ def written(sentence: object) -> dict[str, Any]:
     return body
 
 
-def each(sentence: type[T], bodies: Iterable[object]) -> list[T]:
-    """As `read`, for many."""
-    return [read(sentence, body) for body in bodies]
-
-
 def _path(wanted: type[Any], said: object) -> Path:
-    if wanted is Path and isinstance(said, str):
-        return Path(said)
-    raise NotImplementedError(wanted)
+    if wanted is not Path:
+        raise NotImplementedError(wanted)
+    if not isinstance(said, str):
+        # msgspec adds the place, and raises it as its own.
+        raise TypeError(f"Expected `str`, got `{type(said).__name__}`")
+    return Path(said)

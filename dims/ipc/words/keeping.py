@@ -1,6 +1,6 @@
 """What the keeper says to the brain, and the brain to it. Pure.
 
-The keeper holds the sockets, starts the brain again and remembers exits; see also `Exit`.
+The keeper holds the sockets, starts the brain again and remembers exits.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from dims.ipc.words.failures import Exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,12 @@ class Finished:
 @dataclass(frozen=True, slots=True)
 class KeeperWelcome:
     """The keeper's first sentence: the variables that bots.yaml names, what ended while there was
-    no brain (each an `Exit`), and what `dims start` asked for, which is said once only."""
+    no brain, and what `dims start` asked for, which is said once only."""
 
     kind: ClassVar[str] = "welcome"
 
     environment: Mapping[str, str]
-    exits: tuple[Mapping[str, Any], ...]
+    exits: tuple[Exit, ...]
     wish: Mapping[str, Any] | None
 
 

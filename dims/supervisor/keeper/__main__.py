@@ -200,8 +200,7 @@ class Keeper:
         self._brain_pid = _spawn(argv, self._brain_log, inherited)
         os.close(next(fd for fd, number in inherited.items() if number == LINK_FD))
         self._brain_at_s = time.monotonic()
-        exits = tuple(asdict(exit_) for exit_ in self._exits.values())
-        welcome = KeeperWelcome(self._environment, exits, self._wish)
+        welcome = KeeperWelcome(self._environment, tuple(self._exits.values()), self._wish)
         # What the operator asked for at the start is asked once: later it is desired state.
         self._wish = None
         self._say(welcome)
@@ -256,10 +255,17 @@ class Keeper:
             self._drop_link()
 
     def _heed(self, message: PlainMessage) -> None:
+        try:
+            self._do(message)
+        except (LookupError, TypeError, ValueError) as error:
+            # Of another version perhaps: that is no reason to leave a fleet without a keeper.
+            _log(f"the brain said a malformed {message.kind!r}: {error!r}")
+
+    def _do(self, message: PlainMessage) -> None:
         body = message.body
         match message.kind:
             case Launch.kind:
-                self._spawn_for(Launch(**body))
+                self._spawn_for(Launch(body["tag"], tuple(body["argv"]), body["log"]))
             case ExitsHeard.kind:
                 for pid, started in body["exits"]:
                     self._exits.pop((pid, started), None)

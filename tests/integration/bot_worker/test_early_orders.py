@@ -14,8 +14,11 @@ from dims.addresses import PostgresAddress
 from dims.config import load_config
 from dims.ipc.links.channel import Channel, listen
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.ipc.wire.sentences import written
+from dims.ipc.words.fleet import WELCOME, ConnectionsLent, Hello
+from dims.ipc.words.terms import StoragePlace, TelegramAddress
 from dims.layout import Layout
-from dims.supervisor.units.units import TelegramAddress, storage_place, storage_terms, worker_terms
+from dims.supervisor.units.worker_terms import storage_place, storage_terms, worker_terms
 
 BOTS_YAML = """
 telegram: {server: sandbox}
@@ -46,11 +49,12 @@ async def test_a_password_that_changes_at_the_moment_of_the_welcome_is_not_misse
     terms = worker_terms(config, layout, config.bot("ada"), nobody, "1:token", storage=storage)
 
     def heard(channel: Channel, message: Envelope) -> None:
-        if message.kind == "hello":
+        if message.kind == Hello.kind:
             # The first goes out alone; all that is said in the same turn follows in one batch.
-            channel.say("connections", {"number": 1, "grant": 0, "lease_s": 1.0})
-            channel.say("welcome", terms)
-            channel.say("storage", storage_place(config, database, "dims_bot_ada", NEW))
+            channel.say(ConnectionsLent.kind, written(ConnectionsLent(0, 1, 1.0)))
+            channel.say(WELCOME, written(terms))
+            place = storage_place(config, database, "dims_bot_ada", NEW)
+            channel.say(StoragePlace.kind, written(place))
 
     # An abstract name: the kernel takes 107 bytes of a path.
     sock = socket.socket(socket.AF_UNIX)

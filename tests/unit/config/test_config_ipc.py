@@ -298,7 +298,7 @@ def test_no_bot_can_be_called_like_a_part_of_dims(bot_id: str, tmp_path: Path) -
 
 
 def test_the_names_that_patterns_do_not_reach_are_those_that_no_bot_can_have() -> None:
-    everybody = meaning.Grants((meaning.Grant(("*",), ("*",)),))
+    everybody = meaning.Grants((meaning.Grant(("*",), ("*",), ("*",)),))
     for name in ("brain", "cli", "keeper", "operator", "sandbox", "zygote"):
         assert not everybody.allows("echo", name, "start")
     assert everybody.allows("echo", "brains", "start")

@@ -12,7 +12,7 @@ from dims.errors import DimsError, ProtocolError
 from dims.ipc.links.channel import Channel
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import FrameDecoder
-from dims.ipc.wire.sentences import Sentence, Vocabulary, each, read, written
+from dims.ipc.wire.sentences import Sentence, Vocabulary, read, written
 from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.keeping import (
     Finished,
@@ -85,7 +85,7 @@ class KeeperLink:
 
     def catch_up(self, welcome: KeeperWelcome, early: list[Envelope]) -> None:
         """Tells what ended while there was no brain, and what was read along with the welcome."""
-        for exit_ in each(Exit, welcome.exits):
+        for exit_ in welcome.exits:
             self._exited(exit_)
         for message in early:
             self._heed(message)

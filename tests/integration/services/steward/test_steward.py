@@ -25,6 +25,8 @@ from dims.addresses import PostgresAddress
 from dims.errors import DimsError
 from dims.ipc.links.channel import Channel, listen
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.ipc.wire.sentences import read, written
+from dims.ipc.words.services import DatabaseMoved, StewardReady
 from dims.migrations.head import head
 from dims.storage.admin.sealed_roles import SealedRoles, roles_file
 from dims.storage.connections.connecting import connect
@@ -81,7 +83,7 @@ class Steward:
             )
         if embedded is not None:
             await self.says("hello")
-            self.channel.say("database", {"address": embedded.to_wire()})
+            self.channel.say(DatabaseMoved.kind, written(DatabaseMoved(embedded)))
 
     def forsakes(self) -> None:
         """As a brain that was killed: the link is cut, and nobody listens."""
@@ -126,6 +128,13 @@ class Steward:
     def kinds(self, kind: str) -> list[Mapping[str, Any]]:
         return [message.body for message in self.said if message.kind == kind]
 
+    async def ready(
+        self, where: Callable[[StewardReady], object] = bool, after: int = 0
+    ) -> StewardReady:
+        """As `says`, for what it says of itself when it is ready."""
+        said = await self.says("ready", lambda body: where(_about(body)), after)
+        return _about(said)
+
     async def says(
         self, kind: str, where: Callable[[Mapping[str, Any]], object] = bool, after: int = 0
     ) -> Mapping[str, Any]:
@@ -162,6 +171,10 @@ class Steward:
             await self.ended()
 
 
+def _about(body: Mapping[str, Any]) -> StewardReady:
+    return read(StewardReady, body["about"])
+
+
 @asynccontextmanager
 async def steward(address: PostgresAddress | None, **changes: Any) -> AsyncIterator[Steward]:
     """One that is to look after this database; at the end it has left and told no secret."""
@@ -169,7 +182,7 @@ async def steward(address: PostgresAddress | None, **changes: Any) -> AsyncItera
         directory = Path(name)
         prefix = f"p{next(_numbers)}"
         terms = {
-            "address": address.to_wire() if address else None,
+            "address": written(address) if address else None,
             "password_file": None,
             "roles_file": str(roles_file(directory)),
             "server_file": str(directory / "database.json"),
@@ -197,8 +210,8 @@ async def steward(address: PostgresAddress | None, **changes: Any) -> AsyncItera
         assert "Traceback" not in one.logged, one.logged
 
 
-async def may_come_in(address: PostgresAddress, ready: Mapping[str, Any]) -> None:
-    for role, password in ready["roles"].values():
+async def may_come_in(address: PostgresAddress, ready: StewardReady) -> None:
+    for role, password in ready.roles.values():
         connection = await connect(
             address.as_user(role, password), timeout_s=10, application_name="test"
         )
@@ -220,18 +233,18 @@ async def test_it_prepares_an_empty_database_and_hands_over_what_workers_need(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        ready = await one.says("ready")
-        assert ready["server"]["revision"] == head()
-        assert ready["server"]["max_connections"] == 100
-        assert ready["server"]["reserved"] == 3
-        assert ready["refused"] == {}
-        assert set(ready["roles"]) == set(BOTS)
+        ready = await one.ready()
+        assert ready.server.revision == head()
+        assert ready.server.max_connections == 100
+        assert ready.server.reserved == 3
+        assert ready.refused == {}
+        assert set(ready.roles) == set(BOTS)
         await may_come_in(empty, ready)
         assert await one.says("heartbeat", lambda body: body["trouble"] == "")
         await one.leaves()
         # The next start needs no migration, and so no Alembic.
         await one.starts()
-        assert (await one.says("ready"))["roles"] == ready["roles"]
+        assert (await one.ready()).roles == ready.roles
         one.signal(signal.SIGTERM)
         assert await one.ended() == 0
 
@@ -241,8 +254,8 @@ async def test_it_waits_for_a_server_that_comes_late(empty: PostgresAddress) -> 
         await one.starts()
         await one.says("heartbeat", lambda body: "server is not ready" in body["trouble"])
         assert not one.kinds("ready")
-        one.channel.say("database", {"address": empty.to_wire()})
-        await may_come_in(empty, await one.says("ready"))
+        one.channel.say(DatabaseMoved.kind, written(DatabaseMoved(empty)))
+        await may_come_in(empty, await one.ready())
 
 
 async def test_it_waits_for_an_address_at_which_nobody_answers_yet(empty: PostgresAddress) -> None:
@@ -253,7 +266,7 @@ async def test_it_waits_for_an_address_at_which_nobody_answers_yet(empty: Postgr
             await one.starts()
             await one.says("heartbeat", lambda body: "cannot connect" in body["trouble"])
             place.symlink_to(empty.host)
-            await may_come_in(empty, await one.says("ready"))
+            await may_come_in(empty, await one.ready())
 
 
 async def test_where_all_roles_are_known_it_goes_on_without_the_database(
@@ -264,17 +277,17 @@ async def test_where_all_roles_are_known_it_goes_on_without_the_database(
         place.symlink_to(empty.host)
         async with steward(replace(empty, host=str(place))) as one:
             await one.starts()
-            before = await one.says("ready")
+            before = await one.ready()
             await one.leaves()
             place.unlink()
             await one.starts()
-            ready = await one.says("ready")
-            assert ready["roles"] == before["roles"]
-            assert ready["server"]["max_connections"] == 100
+            ready = await one.ready()
+            assert ready.roles == before.roles
+            assert ready.server.max_connections == 100
             await one.says("heartbeat", lambda body: "cannot connect" in body["trouble"])
             place.symlink_to(empty.host)
             await one.says("heartbeat", lambda body: not body["trouble"])
-            assert (await one.says("ready", after=1))["server"]["revision"] == head()
+            assert (await one.ready(after=1)).server.revision == head()
 
 
 async def test_it_goes_on_without_a_server_whose_place_nobody_has_told(
@@ -282,14 +295,14 @@ async def test_it_goes_on_without_a_server_whose_place_nobody_has_told(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        before = await one.says("ready")
+        before = await one.ready()
         await one.leaves()
         one.terms["address"] = None
         await one.starts()
-        assert (await one.says("ready"))["roles"] == before["roles"]
+        assert (await one.ready()).roles == before.roles
         # It has looked again since, and still nobody has told.
         await one.says("heartbeat", after=len(one.kinds("heartbeat")) + 1)
-        one.channel.say("database", {"address": empty.to_wire()})
+        one.channel.say(DatabaseMoved.kind, written(DatabaseMoved(empty)))
         await one.says("heartbeat", lambda body: not body["trouble"])
 
 
@@ -299,7 +312,7 @@ async def test_what_was_kept_of_the_server_and_is_damaged_is_no_reason_to_go_on(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        await one.says("ready")
+        await one.ready()
         await one.leaves()
         (one.directory / "database.json").write_text(text)
         one.terms["address"] = None
@@ -307,8 +320,8 @@ async def test_what_was_kept_of_the_server_and_is_damaged_is_no_reason_to_go_on(
         await one.says("heartbeat", lambda body: body["trouble"])
         await one.says("heartbeat", after=len(one.kinds("heartbeat")))
         assert not one.kinds("ready")
-        one.channel.say("database", {"address": empty.to_wire()})
-        await one.says("ready")
+        one.channel.say(DatabaseMoved.kind, written(DatabaseMoved(empty)))
+        await one.ready()
 
 
 async def last_will_of(one: Steward) -> str:
@@ -334,7 +347,7 @@ async def test_a_missing_password_file_is_a_reason_to_leave(empty: PostgresAddre
 async def test_a_schema_that_is_ahead_is_a_reason_to_leave(empty: PostgresAddress) -> None:
     async with steward(empty) as one:
         await one.starts()
-        await one.says("ready")
+        await one.ready()
         await one.leaves()
         admin = await connect(empty, timeout_s=10, application_name="test")
         await admin.execute("UPDATE dims.alembic_version SET version_num = '9999'")
@@ -376,10 +389,10 @@ async def test_a_connection_that_breaks_is_made_again(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        before = await one.says("ready")
+        before = await one.ready()
         await end_connections(server, empty.database)
-        again = await one.says("ready", after=1)
-        assert again["roles"] == before["roles"]
+        again = await one.ready(after=1)
+        assert again.roles == before.roles
         assert not one.kinds("last_will")
 
 
@@ -392,12 +405,12 @@ async def test_a_server_that_was_killed_is_waited_for_and_prepared_again() -> No
         try:
             async with steward(None, password_file=str(secret)) as one:
                 await one.starts(address)
-                before = await one.says("ready")
+                before = await one.ready()
                 service.kill()
                 await one.says("heartbeat", lambda body: body["trouble"])
                 service = Service(place, "postgres")
                 service.ready()
-                assert (await one.says("ready", after=1))["roles"] == before["roles"]
+                assert (await one.ready(after=1)).roles == before.roles
                 await one.says("heartbeat", lambda body: not body["trouble"])
                 await one.leaves()
         finally:
@@ -428,8 +441,8 @@ async def test_a_server_that_is_killed_while_it_is_prepared_is_waited_for() -> N
                 await one.says("heartbeat", lambda body: body["trouble"])
                 service = Service(place, "postgres")
                 service.ready()
-                ready = await one.says("ready")
-                assert set(ready["roles"]) == set(bots)
+                ready = await one.ready()
+                assert set(ready.roles) == set(bots)
                 assert not one.kinds("last_will")
                 await one.leaves()
         finally:
@@ -448,7 +461,7 @@ async def test_whenever_it_is_killed_the_next_one_finishes(
         one.signal(signal.SIGKILL)
         await one.ended()
         await one.starts()
-        ready = await one.says("ready")
+        ready = await one.ready()
         await may_come_in(empty, ready)
         await one.leaves()
 
@@ -456,15 +469,15 @@ async def test_whenever_it_is_killed_the_next_one_finishes(
 async def test_asked_to_it_rotates_and_tells_what_is_new(empty: PostgresAddress) -> None:
     async with steward(empty) as one:
         await one.starts()
-        before = await one.says("ready")
+        before = await one.ready()
         ada = await connect(
-            empty.as_user(*before["roles"]["ada"]), timeout_s=10, application_name="test"
+            empty.as_user(*before.roles["ada"]), timeout_s=10, application_name="test"
         )
         reply = await one.channel.request("rotate", {"bots": ["ada"]}, timeout_s=WITHIN_S)
         assert reply.body == {"rotated": ["ada"], "ended_sessions": 0}
-        after = await one.says("ready", after=1)
-        assert after["roles"]["ada"] != before["roles"]["ada"]
-        assert after["roles"]["bob"] == before["roles"]["bob"]
+        after = await one.ready(after=1)
+        assert after.roles["ada"] != before.roles["ada"]
+        assert after.roles["bob"] == before.roles["bob"]
         assert await ada.fetchval("SELECT 1") == 1
         await may_come_in(empty, after)
         order = {"bots": ["ada"], "end_sessions": True}
@@ -487,12 +500,12 @@ async def test_another_brain_hears_of_passwords_that_changed_meanwhile(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        await one.says("ready")
+        await one.ready()
         await one.channel.request("rotate", {}, timeout_s=WITHIN_S)
-        after = await one.says("ready", after=1)
+        after = await one.ready(after=1)
         one.forsakes()
         await one.returns()
-        assert await one.says("ready") == after
+        assert await one.ready() == after
         await may_come_in(empty, after)
 
 
@@ -501,7 +514,7 @@ async def test_a_rotation_that_breaks_is_finished_without_being_asked_again(
 ) -> None:
     async with steward(empty) as one:
         await one.starts()
-        await one.says("ready")
+        await one.ready()
         root = await server.admin()
         role = f"{one.terms['prefix']}_bot_ada"
         await root.execute(f"BEGIN; ALTER ROLE {role} VALID UNTIL 'infinity'")
@@ -518,20 +531,20 @@ async def test_a_rotation_that_breaks_is_finished_without_being_asked_again(
         await root.close()
         with pytest.raises(DimsError, match="the connection to the database broke"):
             await asking
-        await may_come_in(empty, await one.says("ready", after=1))
+        await may_come_in(empty, await one.ready(after=1))
 
 
 async def test_old_passwords_are_replaced_soon_after_a_start(empty: PostgresAddress) -> None:
     async with steward(empty) as one:
         await one.starts()
-        before = await one.says("ready")
+        before = await one.ready()
         await one.leaves()
         document = json.loads(roles_file(one.directory).read_text())
         document["roles"]["ada"]["since"] = 0
         roles_file(one.directory).write_text(json.dumps(document))
         await one.starts()
-        after = await one.says("ready", lambda body: body["roles"]["ada"] != before["roles"]["ada"])
-        assert after["roles"]["bob"] == before["roles"]["bob"]
+        after = await one.ready(lambda said: said.roles["ada"] != before.roles["ada"])
+        assert after.roles["bob"] == before.roles["bob"]
         await may_come_in(empty, after)
 
 
@@ -546,11 +559,11 @@ async def test_a_bot_that_was_refused_may_come_once_its_role_is_free(
         elsewhere = empty.as_user(role, "other")
         other = await connect(elsewhere, timeout_s=10, application_name="another fleet")
         await one.starts()
-        ready = await one.says("ready")
-        assert "another fleet runs this bot" in ready["refused"]["ada"]
-        assert set(ready["roles"]) == {"bob"}
+        ready = await one.ready()
+        assert "another fleet runs this bot" in ready.refused["ada"]
+        assert set(ready.roles) == {"bob"}
         await other.close()
-        await may_come_in(empty, await one.says("ready", lambda body: not body["refused"]))
+        await may_come_in(empty, await one.ready(lambda said: not said.refused))
 
 
 async def test_what_has_to_migrate_later_does_so_in_a_start_of_its_own(
@@ -559,7 +572,7 @@ async def test_what_has_to_migrate_later_does_so_in_a_start_of_its_own(
     """A start has an hour; who is ready must be heard of all the time."""
     async with steward(empty) as one:
         await one.starts()
-        await one.says("ready")
+        await one.ready()
         admin = await connect(empty, timeout_s=10, application_name="test")
         await admin.execute("DROP SCHEMA dims CASCADE")
         await admin.close()
@@ -568,7 +581,7 @@ async def test_what_has_to_migrate_later_does_so_in_a_start_of_its_own(
         assert "the database is at revision none" in will["reason"]
         await one.ended()
         await one.starts()
-        await may_come_in(empty, await one.says("ready"))
+        await may_come_in(empty, await one.ready())
 
 
 async def test_another_migration_is_waited_for(empty: PostgresAddress) -> None:
@@ -581,7 +594,7 @@ async def test_another_migration_is_waited_for(empty: PostgresAddress) -> None:
         await becomes(lambda: other.fetchval(SOMEBODY_WAITS), "it waits for the other")
         assert not one.kinds("ready")
         await other.close()
-        await one.says("ready")
+        await one.ready()
 
 
 async def test_it_leaves_while_it_waits_for_a_migration(empty: PostgresAddress) -> None:

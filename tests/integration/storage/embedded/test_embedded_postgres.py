@@ -15,15 +15,18 @@ from typing import Any
 
 import asyncpg
 import pytest
-from dims.supervisor.brain.links import Links
 from embedded import IS_ROOT, USERS, Place, Service, listens_on_tcp, place_for, shown
 from fleet import as_nobody, until
 
 from dims.errors import AlreadyRunningError, ServiceError
-from dims.storage.embedded import seal
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.fleet import Leave
+from dims.ipc.words.services import ServerReady
 from dims.storage.embedded.binaries import Source, find_postgres
 from dims.storage.embedded.postgres import DATABASE, EmbeddedPostgres, password_file
+from dims.supervisor.brain.bonds.links import Links
 from dims.supervisor.core.facts import Incarnation, UnitId
+from dims.system import sealed as seal
 
 LIMIT_S = 20.0
 only_root = pytest.mark.skipif(not IS_ROOT, reason="only root has a server of another user")
@@ -487,8 +490,8 @@ class Brain:
     def expects(self, unit: UnitId, incarnation: Incarnation, _pid: int) -> bool:
         return (unit, incarnation) == ("pg", 3)
 
-    def welcome(self, _unit: UnitId) -> Mapping[str, Any]:
-        return {}
+    def welcome(self, _unit: UnitId) -> None:
+        return None
 
     def heard(
         self, _unit: UnitId, _incarnation: Incarnation, kind: str, body: Mapping[str, Any]
@@ -519,11 +522,13 @@ async def test_it_joins_the_fleet_and_leaves_when_told(root_place: Place) -> Non
         member = ("--notify", str(path), "--unit", "pg", "--incarnation", "3")
         service = Service(root_place, "postgres", *member)
         body = await brain.hears("ready")
-        assert body["socket_dir"] == str(root_place.sockets("postgres"))
-        assert (body["port"], body["user"]) == (5432, "dims")
-        assert {"version", "source"} <= set(body)
+        ready = read(ServerReady, body["about"])
+        assert ready.socket_dir == str(root_place.sockets("postgres"))
+        assert (ready.port, ready.user) == (5432, "dims")
+        assert ready.version
+        assert ready.source
         assert password(root_place) not in str(body)
-        brain.links.say(UnitId("pg"), "leave", {})
+        brain.links.say(UnitId("pg"), Leave())
         await asyncio.to_thread(service.ended, 0)
 
         again = Service(root_place, "postgres", *member)

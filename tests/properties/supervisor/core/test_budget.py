@@ -7,7 +7,6 @@ served.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from hypothesis.stateful import (
 )
 
 from dims.bot_worker.database.borrowing import Borrower
+from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
 from dims.supervisor.core import budget
 from dims.supervisor.core.budget import BudgetRecord, BudgetReport, Word
 from dims.supervisor.core.facts import UnitId
@@ -67,7 +67,7 @@ class Fleet(RuleBasedStateMachine):
         self.share, left = budget.share_of(connections, len(UNITS) if shares else 99, 3)
         self.record = BudgetRecord()
         self.pools: dict[UnitId, Pool] = {}
-        self.to_brain: dict[UnitId, deque[dict[str, Any]]] = {}
+        self.to_brain: dict[UnitId, deque[ConnectionsHeld]] = {}
         self.to_worker: dict[UnitId, deque[Word]] = {}
         self.alive = True
         left = connections - self.share * len(UNITS)
@@ -124,16 +124,15 @@ class Fleet(RuleBasedStateMachine):
     def brain_hears(self, unit: UnitId) -> None:
         if self.alive and self.to_brain[unit]:
             said = self.to_brain[unit].popleft()
-            report = BudgetReport(said["holds"], said["wants"], said["seen"])
-            renews = bool(said.get("renews"))
-            self.say(budget.report(self.record, unit, report, self.now_s, renews=renews))
+            report = BudgetReport(said.holds, said.wants, said.seen)
+            self.say(budget.report(self.record, unit, report, self.now_s, renews=said.renews))
 
     @rule(unit=st.sampled_from(UNITS))
     def worker_hears(self, unit: UnitId) -> None:
         if self.to_worker[unit]:
             word = self.to_worker[unit].popleft()
-            body = {"grant": word.granted, "number": word.number, "lease_s": LEASE_S}
-            self.borrower(unit).heard(body, self.now_s)
+            lent = ConnectionsLent(word.granted, word.number, LEASE_S)
+            self.borrower(unit).heard(lent, self.now_s)
 
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:

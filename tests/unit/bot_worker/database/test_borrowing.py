@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from dims.bot_worker.database.borrowing import Borrower
+from dims.errors import ProtocolError
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
 
 SHARE, LEASE_S = 2, 600.0
 
@@ -15,9 +18,9 @@ class Worker:
     """A borrower, the numbers of connections its pools heard of, and all that it said."""
 
     def __init__(self) -> None:
-        self.said: list[dict[str, Any]] = []
+        self.said: list[ConnectionsHeld] = []
         self.allowances: list[int] = []
-        self.borrower = Borrower(SHARE, lambda report: self.said.append(dict(report)), self._allow)
+        self.borrower = Borrower(SHARE, self.said.append, self._allow)
 
     def _allow(self, connections: int) -> None:
         self.allowances.append(connections)
@@ -27,12 +30,13 @@ class Worker:
         """What its pools heard last."""
         return self.allowances[-1]
 
-    def hears(self, number: int, grant: int, now_s: float = 0.0) -> None:
-        self.borrower.heard({"number": number, "grant": grant, "lease_s": LEASE_S}, now_s)
+    def hears(self, number: int, lent: int, now_s: float = 0.0) -> None:
+        self.borrower.heard(ConnectionsLent(lent, number, LEASE_S), now_s)
 
-    def says(self) -> list[dict[str, Any]]:
+    def says(self) -> list[ConnectionsHeld]:
         """What it has said since the last time."""
-        said, self.said = self.said, []
+        said = self.said.copy()
+        self.said.clear()
         return said
 
     def borrows_one(self) -> None:
@@ -59,10 +63,10 @@ def test_within_its_share_it_asks_nobody(worker: Worker) -> None:
 def test_it_asks_once_for_what_it_has_not(worker: Worker) -> None:
     worker.borrower.changed(SHARE, SHARE + 1)
     worker.borrower.changed(SHARE, SHARE + 1)
-    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 0}]
+    assert worker.says() == [ConnectionsHeld(0, 1, 0)]
     worker.hears(1, 1)
     assert worker.allowed == SHARE + 1
-    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 1}]
+    assert worker.says() == [ConnectionsHeld(0, 1, 1)]
     worker.borrower.changed(SHARE + 1, SHARE + 1)
     assert worker.says() == [], "that it is in use now is what the brain counts with"
 
@@ -70,7 +74,7 @@ def test_it_asks_once_for_what_it_has_not(worker: Worker) -> None:
 def test_it_gives_back_what_it_no_longer_needs(worker: Worker) -> None:
     worker.borrows_one()
     worker.borrower.changed(SHARE, 0)
-    assert worker.says() == [{"holds": 0, "wants": 0, "seen": 1}]
+    assert worker.says() == [ConnectionsHeld(0, 0, 1)]
     assert (worker.allowed, worker.borrower.granted) == (SHARE, 0)
 
 
@@ -78,9 +82,9 @@ def test_asked_back_it_answers_when_the_connection_is_closed(worker: Worker) -> 
     worker.borrows_one()
     worker.hears(2, 0)
     assert worker.allowed == SHARE
-    assert worker.says() == [{"holds": 1, "wants": 1, "seen": 2}], "still in use, still wanted"
+    assert worker.says() == [ConnectionsHeld(1, 1, 2)], "still in use, still wanted"
     worker.borrower.changed(SHARE, SHARE + 1)
-    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 2}]
+    assert worker.says() == [ConnectionsHeld(0, 1, 2)]
 
 
 def test_while_more_is_open_than_it_may_have_it_has_nothing_to_answer(worker: Worker) -> None:
@@ -89,14 +93,14 @@ def test_while_more_is_open_than_it_may_have_it_has_nothing_to_answer(worker: Wo
     worker.hears(2, 0)
     assert worker.says() == []
     worker.borrower.changed(SHARE, SHARE)
-    assert worker.says() == [{"holds": 0, "wants": 0, "seen": 2}]
+    assert worker.says() == [ConnectionsHeld(0, 0, 2)]
 
 
 def test_a_word_is_answered_once(worker: Worker) -> None:
     worker.borrows_one()
     worker.hears(2, 1)
     worker.borrower.changed(SHARE + 1, SHARE + 1)
-    assert worker.says() == [{"holds": 1, "wants": 1, "seen": 2}]
+    assert worker.says() == [ConnectionsHeld(1, 1, 2)]
 
 
 def test_it_gives_back_a_part(worker: Worker) -> None:
@@ -105,7 +109,7 @@ def test_it_gives_back_a_part(worker: Worker) -> None:
     worker.says()
     worker.borrower.changed(SHARE, SHARE + 1)
     assert (worker.allowed, worker.borrower.granted) == (SHARE + 1, 1)
-    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 1}]
+    assert worker.says() == [ConnectionsHeld(0, 1, 1)]
 
 
 def test_who_wants_no_more_than_it_may_have_asks_for_nothing(worker: Worker) -> None:
@@ -132,7 +136,7 @@ def test_what_is_borrowed_is_renewed_after_a_third_of_its_time(worker: Worker) -
     worker.borrower.tick(LEASE_S / 3 - 1)
     assert worker.says() == []
     worker.borrower.tick(LEASE_S / 3)
-    assert worker.says() == [{"holds": 1, "wants": 1, "seen": 1, "renews": True}]
+    assert worker.says() == [ConnectionsHeld(1, 1, 1, renews=True)]
     worker.hears(2, 1, now_s=LEASE_S / 3)
     worker.says()
     worker.borrower.tick(LEASE_S - 1)
@@ -146,7 +150,7 @@ def test_without_a_brain_it_expires_and_the_share_stays(worker: Worker) -> None:
     assert worker.allowed == SHARE + 1
     worker.borrower.tick(LEASE_S)
     assert (worker.allowed, worker.borrower.granted) == (SHARE, 0)
-    assert worker.says()[-1]["wants"] == 1, "it says so to whatever brain comes"
+    assert worker.says()[-1].wants == 1, "it says so to whatever brain comes"
     worker.borrower.changed(SHARE, SHARE)
     worker.borrower.tick(10 * LEASE_S)
     assert worker.allowed == SHARE
@@ -157,7 +161,7 @@ def test_what_is_open_and_not_in_use_expires_too(worker: Worker) -> None:
     worker.borrower.changed(SHARE + 1, 0)
     worker.borrower.tick(LEASE_S)
     assert worker.allowed == SHARE
-    assert worker.says() == [{"holds": 1, "wants": 0, "seen": 1, "renews": True}]
+    assert worker.says() == [ConnectionsHeld(1, 0, 1, renews=True)]
     worker.borrower.changed(SHARE, 0)
     assert worker.says() == [], "it owes no answer to anybody"
 
@@ -182,13 +186,13 @@ def test_who_waits_asks_again_with_the_next_heartbeat(worker: Worker) -> None:
     worker.borrower.changed(SHARE, SHARE + 1)
     worker.says()
     worker.borrower.tick(1.0)
-    assert worker.says() == [{"holds": 0, "wants": 1, "seen": 0, "renews": True}]
+    assert worker.says() == [ConnectionsHeld(0, 1, 0, renews=True)]
 
 
 def test_another_brain_hears_at_once_what_is_held(worker: Worker) -> None:
     worker.borrows_one()
     worker.borrower.rejoined()
-    assert worker.says() == [{"holds": 1, "wants": 1, "seen": 1, "renews": True}]
+    assert worker.says() == [ConnectionsHeld(1, 1, 1, renews=True)]
 
 
 def test_a_brain_that_grants_less_than_nothing_leaves_the_share(worker: Worker) -> None:
@@ -196,10 +200,10 @@ def test_a_brain_that_grants_less_than_nothing_leaves_the_share(worker: Worker) 
     assert worker.allowed == SHARE
 
 
-@pytest.mark.parametrize("word", [{}, {"number": 1, "grant": "x", "lease_s": 1}, {"number": None}])
-def test_nonsense_is_one_of_three_errors_and_changes_nothing(worker: Worker, word: Any) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
-        worker.borrower.heard(word, 0.0)
+@pytest.mark.parametrize("word", [{}, {"number": 1, "lent": "x", "lease_s": 1}, {"number": None}])
+def test_nonsense_is_refused_before_it_changes_anything(worker: Worker, word: Any) -> None:
+    with pytest.raises(ProtocolError):
+        worker.borrower.heard(read(ConnectionsLent, word), 0.0)
     assert worker.allowed == SHARE
     worker.hears(1, 1)
     assert worker.says(), "the next word counts"

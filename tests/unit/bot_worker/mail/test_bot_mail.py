@@ -24,9 +24,10 @@ from dims.errors import (
     RemoteError,
     StateError,
 )
-from dims.ipc.grants import Grant, Grants
+from dims.ipc.grants import Grant
 from dims.ipc.links.membership import Membership
 from dims.ipc.mailbox.files.mailbox import Mailbox
+from dims.ipc.words.fleet import Introduce
 from dims.ipc.words.terms import MailTerms
 from dims.system.clock import SYSTEM
 
@@ -36,11 +37,9 @@ class Bond:
 
     asked = 0
 
-    async def request(
-        self, _kind: str, body: Mapping[str, Any], _timeout_s: float
-    ) -> Mapping[str, Any]:
+    async def request(self, sentence: Introduce, _timeout_s: float) -> Mapping[str, Any]:
         self.asked += 1
-        raise NotRunningError(f"{body['to']} is stopped")
+        raise NotRunningError(f"{sentence.to} is stopped")
 
 
 @asynccontextmanager
@@ -55,7 +54,7 @@ async def mail(directory: Path, bond: Bond | None = None) -> AsyncIterator[Mail]
         retry=replace(RETRY, attempts=1),
         request_timeout_s=3_600.0,
         handlers_at_once=4,
-        grants=Grants((Grant(("me",), ("other",)),)),
+        grants=(Grant(("me",), ("other",), ("*",)),),
     )
     one = Mail("me", terms, 1, cast("Membership", bond), SYSTEM)
     try:

@@ -24,6 +24,7 @@ from dims.ipc.links.control_client import ControlClient
 from dims.ipc.links.exchange import CREDIT_EVERY, QUEUE_LIMIT, WINDOW, Exchange, Link
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.ids import new_id
+from dims.ipc.words.fleet import Whereabouts
 
 LIMIT_S = 10.0
 URGENT, HIGH, NORMAL, LOW = Priority
@@ -132,14 +133,14 @@ class Brain:
         self.tells = True
         self.introductions = 0
 
-    async def introduce(self, asker: Bot, to: str) -> Mapping[str, Any]:
+    async def introduce(self, asker: Bot, to: str) -> Whereabouts:
         if self.is_away:
             raise NotRunningError("the supervisor is away")
         self.introductions += 1
         other = self.bots[to]
         if self.tells:
             self.tell(asker, other)
-        return {"pid": self.pid, "incarnation": other.incarnation, "path": str(other.path)}
+        return Whereabouts(self.pid, other.incarnation, str(other.path))
 
     def tell(self, asker: Bot, other: Bot) -> None:
         other.exchange.introduced(asker.name, self.told_pid, asker.incarnation)

@@ -15,6 +15,8 @@ import pytest
 
 from dims.errors import RefusedError
 from dims.ipc.links.membership import Membership
+from dims.ipc.wire.sentences import Vocabulary
+from dims.ipc.words.fleet import Introduce, Leave
 
 LIMIT_S = 10.0
 
@@ -49,10 +51,8 @@ class OtherBrain:
 async def joined(directory: Path) -> AsyncIterator[tuple[OtherBrain, Membership, list[str]]]:
     brain, orders = OtherBrain(), []
 
-    def heed(kind: str, _body: Mapping[str, Any]) -> None:
-        if kind != "leave":
-            raise RefusedError(f"this worker does not know {kind!r}")
-        orders.append(kind)
+    def heed(order: Leave) -> None:
+        orders.append(order.kind)
 
     async def answer(kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"kind": kind, **body}
@@ -61,7 +61,7 @@ async def joined(directory: Path) -> AsyncIterator[tuple[OtherBrain, Membership,
     path = str(directory / "s")
     sock.bind(path)
     server = await asyncio.start_unix_server(brain.serve, sock=sock)
-    bond = Membership(path, "echo", 1, heed, answer)
+    bond = Membership(path, "echo", 1, on_order=heed, orders=Vocabulary(Leave), on_request=answer)
     async with asyncio.timeout(LIMIT_S):
         joining = asyncio.ensure_future(bond.join())
         assert (await brain.next())["kind"] == "hello"
@@ -79,7 +79,7 @@ async def test_an_order_of_a_newer_brain_is_answered_as_unknown(tmp_path: Path) 
         brain.say("teleport", {"to": "mars"}, v=9, novelty=[1, 2])
         said = await brain.next()
         assert (said["kind"], said["re"]) == ("error", "id of teleport")
-        assert said["body"]["message"] == "this worker does not know 'teleport'"
+        assert said["body"]["message"] == "unit/echo does not know 'teleport'"
         assert orders == []
 
 
@@ -96,8 +96,9 @@ async def test_an_order_of_an_older_or_newer_brain_is_heeded(tmp_path: Path) -> 
 
 async def test_a_brain_that_does_not_know_a_request_refuses_it(tmp_path: Path) -> None:
     async with joined(tmp_path) as (brain, bond, _):
-        asking = asyncio.ensure_future(bond.request("introduce", {"to": "b"}, 5.0))
+        asking = asyncio.ensure_future(bond.request(Introduce("b"), 5.0))
         asked = await brain.next()
+        assert (asked["kind"], asked["body"]) == ("introduce", {"to": "b"})
         body = {"type": "RefusedError", "message": "unknown", "hint": "older"}
         brain.say("error", body, re=asked["id"])
         with pytest.raises(RefusedError, match="unknown") as refused:

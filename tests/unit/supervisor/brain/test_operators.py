@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dims.supervisor.brain.operators import matching
 
 from dims.errors import UsageError
+from dims.supervisor.brain.requests.operators import matching
 from dims.supervisor.core.facts import UnitId
 
 ADA, ADAM, BOB = UnitId("ada"), UnitId("adam"), UnitId("bob")

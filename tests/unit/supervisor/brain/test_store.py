@@ -6,16 +6,25 @@ from contextlib import closing
 from pathlib import Path
 
 from dims.ipc.words.failures import FailureClass
+from dims.ipc.words.states import State
 from dims.supervisor.brain.store import EVENTS_PER_UNIT, Store
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.orders import Tell
+from dims.supervisor.core.states import Cause
 
 IN_STEP = [UnitId(f"bot/{name}") for name in ("ada", "bob", "cleo", "dan")]
 OTHER = UnitId("bot/eve")
 
 
 def crash(unit: UnitId, number: int) -> Tell:
-    return Tell(unit, Incarnation(number), "backing_off", f"crash {number}", FailureClass.CRASH)
+    return Tell(
+        unit,
+        Incarnation(number),
+        State.BACKING_OFF,
+        f"crash {number}",
+        FailureClass.CRASH,
+        Cause.FAILED_FOR_NOW,
+    )
 
 
 def kept(store: Store, unit: UnitId) -> list[str]:
