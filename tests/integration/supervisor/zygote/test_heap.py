@@ -50,10 +50,10 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_settled_heap_is_collected_walked_again_and_ended() -> None:
     done = run("""
-print(zygote.settle_heap("").manner.value)
+print(zygote.settle_heap("").sharing.value)
 works(); gc.collect(); gc.collect(); works()
 gc.unfreeze(); gc.collect()
-print(zygote.settle_heap("").manner.value)
+print(zygote.settle_heap("").sharing.value)
 works(); gc.unfreeze(); gc.collect(); gc.collect()
 """)
     assert (done.returncode, done.stdout.split()) == (0, [MANNER, MANNER]), done.stderr
@@ -62,7 +62,7 @@ works(); gc.unfreeze(); gc.collect(); gc.collect()
 def test_a_heap_that_must_not_be_shared_says_why() -> None:
     done = run("""
 settled = zygote.settle_heap("somebody says so")
-print(settled.manner.value, settled.reason)
+print(settled.sharing.value, settled.sharing_reason)
 """)
     assert done.stdout == "copy somebody says so\n", done.stderr
 
