@@ -10,7 +10,7 @@ LONGEST_DELAY_S = DELAYS_S[-1]
 STABLE_S = 30.0
 """A brain that lived so long has made good for those before it."""
 TRIES_TO_STOP = 2
-"""So many brains may end while the fleet is to stop; then it is stopped without one."""
+"""After so many ends in a row a fleet that is to stop is stopped without a brain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def after_end(
     """
     if is_permanent and not brains.was_up:
         return brains, GiveUp()
-    if is_stopping and brains.tries >= TRIES_TO_STOP:
-        return brains, EndAll()
     tries = 0 if lived_s > STABLE_S else brains.tries
+    if is_stopping and tries >= TRIES_TO_STOP:
+        return brains, EndAll()
     delay_s = DELAYS_S[min(tries, len(DELAYS_S) - 1)]
     return replace(brains, tries=tries + 1), StartAgain(delay_s)

@@ -186,11 +186,7 @@ class Keeper:
 
     def _spawn_brain(self) -> None:
         ours, theirs = socket.socketpair()
-        self._link = socket.socket(fileno=_high(ours.detach()))
-        self._link.setblocking(False)
-        self._unsent.clear()
-        self._decoder = PlainDecoder()
-        self._selector.register(self._link, selectors.EVENT_READ)
+        self._open_link(ours)
         argv = [
             *(sys.executable, "-m", "dims.supervisor.brain"),
             *("--state-dir", str(self._layout.state), "--config", str(self._config)),
@@ -207,6 +203,13 @@ class Keeper:
         self._stop_said = False
         if self._stopping:
             self._tell_to_stop()
+
+    def _open_link(self, ours: socket.socket) -> None:
+        self._link = socket.socket(fileno=_high(ours.detach()))
+        self._link.setblocking(False)
+        self._unsent.clear()
+        self._decoder = PlainDecoder()
+        self._selector.register(self._link, selectors.EVENT_READ)
 
     def _brain_ended(self, exit_: Exit) -> None:
         self._brain_pid = 0
