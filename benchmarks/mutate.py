@@ -44,7 +44,7 @@ from mutants import Mutant, mutants_of
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 KINDS = ("unit", "properties")
-LIMIT_S = 10
+LIMIT_S = 3
 """CPU seconds that a mutant may take beyond three times what its tests take without it: it hangs,
 which is noticed too."""
 WALL_S = 300

@@ -1,8 +1,16 @@
-"""The longest record, and one that says it is longer."""
+"""The longest record, one that says it is longer, and what only looks like one."""
 
 from __future__ import annotations
 
-from dims.ipc.mailbox.files.records import HEADER, MAGIC, RECORD_LIMIT_BYTES, Rest, pack, scan
+from dims.ipc.mailbox.files.records import (
+    HEADER,
+    MAGIC,
+    RECORD_LIMIT_BYTES,
+    Rest,
+    count,
+    pack,
+    scan,
+)
 
 
 def test_the_longest_record_is_one() -> None:
@@ -14,3 +22,9 @@ def test_the_longest_record_is_one() -> None:
 def test_what_says_that_it_is_longer_is_damage_and_is_not_waited_for() -> None:
     found = scan(HEADER.pack(MAGIC, RECORD_LIMIT_BYTES + 1, 0))
     assert (found.rest, found.needs_bytes) == (Rest.DAMAGED, 0)
+
+
+def test_what_only_has_the_length_of_a_record_is_not_counted() -> None:
+    one = pack(b"x")
+    assert list(count(one + one, 0)) == [0, len(one)]
+    assert list(count(one + HEADER.pack(b"XX", 1, 0) + b"x" + one, 0)) == [0]
