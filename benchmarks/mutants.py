@@ -154,7 +154,8 @@ class _Maker:
         for field in ("body", "orelse"):
             block = getattr(node, field, None)
             for index, old in enumerate(block if isinstance(block, list) else []):
-                if self._removable(old):
+                is_end = isinstance(node, ast.FunctionDef) and old is node.body[-1]
+                if self._removable(old) and not (is_end and _returns_nothing(old)):
                     block[index] = ast.Pass()
                     self._save(where, ast.unparse(old), "pass")
                     block[index] = old
@@ -166,3 +167,12 @@ class _Maker:
         if isinstance(statement, ast.Assign):
             return not any(isinstance(target, ast.Name) for target in statement.targets)
         return isinstance(statement, REMOVABLE)
+
+
+def _returns_nothing(statement: ast.stmt) -> bool:
+    """Whether it does what the end of a function does without it."""
+    if not isinstance(statement, ast.Return):
+        return False
+    return statement.value is None or (
+        isinstance(statement.value, ast.Constant) and statement.value.value is None
+    )

@@ -1,6 +1,6 @@
 """Whether each guard of the pure modules has a test that fails without it.
 
-    python benchmarks/mutate.py [--jobs 2] [--only lifecycle] [--list]
+    python benchmarks/mutate.py [--jobs 2] [--only lifecycle step] [--list]
 
 Pure is what says so: every module of `dims` whose docstring has that word, so a new one is covered
 by itself. Changes one thing at a time in these modules (a condition becomes True or False, a
@@ -44,7 +44,7 @@ from mutants import Mutant, mutants_of
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 KINDS = ("unit", "properties")
-LIMIT_S = 10
+LIMIT_S = 3
 """CPU seconds that a mutant may take beyond three times what its tests take without it: it hangs,
 which is noticed too."""
 WALL_S = 300
@@ -55,7 +55,7 @@ UNNOTICED, NOTICED, BROKEN = 0, 1, 99
 """How a child ends: no test failed, one did, or it could not be asked."""
 
 EQUIVALENT = {
-    "fleet._enqueue: min(missing) => max(missing)": "any missing service will do to wait for",
+    "pacing._enqueue: min(missing) => max(missing)": "any missing service will do to wait for",
     "step.note: if not self._own => True": "a second copy costs time and nothing else",
     "step.note: self._own = True => pass": "a second copy costs time and nothing else",
 }
@@ -378,7 +378,9 @@ def main() -> int:
     """Runs all mutants; 0 when none survives but those that are equivalent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="names that contain this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="those with such a text in the name"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     arguments = parser.parse_args()
     sys.path[:0] = [str(ROOT), *sorted({str(path.parent) for path in TESTS.rglob("*.py")})]
@@ -391,7 +393,7 @@ def main() -> int:
     ]
     names = {mutant.name for mutant in mutants}
     stale = [name for name in EQUIVALENT if name not in names]
-    mutants = [mutant for mutant in mutants if arguments.only in mutant.name]
+    mutants = [mutant for mutant in mutants if any(text in mutant.name for text in arguments.only)]
     tried = [mutant for mutant in mutants if mutant.name not in EQUIVALENT]
     if arguments.list:
         print("\n".join(mutant.name for mutant in tried))
