@@ -171,7 +171,7 @@ def test_noise_inside_a_packet_is_an_object_or_a_protocol_error(begin: bytes, no
     if begin == UNKNOWN:
         assert found.body == wire.UnknownObject(int.from_bytes(UNKNOWN, "little"))
     else:
-        assert found.body.CONSTRUCTOR_ID == int.from_bytes(begin[:4], "little")
+        assert int.from_bytes(begin[:4], "little") == found.body.CONSTRUCTOR_ID
 
 
 def test_server_message_ids_grow_even_if_the_clock_stands_or_goes_back() -> None:
