@@ -23,14 +23,13 @@ the longest run here have to fit."""
 FLEET = """
 telegram: {server: sandbox}
 defaults:
-  handlers: echo.py
   restart: {first_delay_s: 0.05, max_delay_s: 0.2, max_restarts: 1000}
   limits: {heartbeat_s: 0.5, stuck_after_s: 20, drain_timeout_s: 3}
 bots:
   - {id: ada, handlers: echo.py}
   - {id: bob, handlers: echo.py}
   - {id: cyd, handlers: echo.py}
-""".replace("  handlers: echo.py\n  restart", "  restart")
+"""
 
 
 class Traffic:

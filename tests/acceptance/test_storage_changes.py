@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -98,16 +97,25 @@ def test_a_fleet_moves_to_another_database_to_none_and_back(
         fleet.dims("stop")
 
 
-@pytest.mark.parametrize("after_s", [0.3, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("unit", "states"),
+    [
+        ("postgres", {"starting"}),
+        ("steward", {"starting"}),
+        # Too short to be seen for sure.
+        ("ada", {"starting", "ready"}),
+    ],
+    ids=["made", "prepared", "used"],
+)
 def test_a_brain_that_is_killed_in_the_first_start_is_followed_by_one_that_finishes(
-    make_fleet: MakeFleet, after_s: float
+    make_fleet: MakeFleet, unit: str, states: set[str]
 ) -> None:
-    """Moments in which the database is made, started, migrated and given its roles."""
+    """While the database is made and started, while it is prepared, and when it is used."""
     fleet = make_fleet(bots_yaml(""), files={"keep.py": KEEP})
     with forgotten(fleet):
         starting = fleet.front("start", "--all")
         pid = until(lambda: _brain(fleet), "there is a brain")
-        time.sleep(after_s)  # A moment of the start, not a wait for a fact.
+        until(lambda: fleet.unit(unit)["state"] in states, f"{unit} is {states}")
         fleet.kill(pid)
         starting.wait(60)
         until(lambda: _brain(fleet) not in (None, pid), "there is another brain")

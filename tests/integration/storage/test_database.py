@@ -13,7 +13,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from fleet import REPOSITORY, WITHIN_S
+from fleet import WITHIN_S
+from pages import python_of
 from storage_site import (
     StorageSite,
     database_of,
@@ -518,16 +519,13 @@ async def test_nobody_waits_for_a_connection_for_ever(site: StorageSite) -> None
 # The page for authors
 
 
-def examples() -> list[str]:
-    page = (REPOSITORY / "docs" / "storage.md").read_text("utf-8")
-    blocks = page.split("```python\n")[1:]
-    return [block.split("```")[0] for block in blocks]
+EXAMPLES = python_of("docs/storage.md")[1:]
+"""The first is a bot's handlers, and is run as a bot."""
 
 
-@pytest.mark.parametrize("example", range(len(examples())))
-async def test_the_examples_of_the_page_for_authors_run(db: Database, example: int) -> None:
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+async def test_the_examples_of_the_page_for_authors_run(db: Database, example: str) -> None:
     names: dict[str, Any] = {}
-    exec(compile(examples()[example], "docs/storage.md", "exec"), names)  # noqa: S102
+    exec(compile(example, "docs/storage.md", "exec"), names)  # noqa: S102
     bot = SimpleNamespace(id=db.bot_id, db=db, tx=db.tx, log=logging.getLogger("bot"))
-    if "example" in names:
-        await names["example"](bot)
+    await names["example"](bot)

@@ -26,6 +26,7 @@ from dims.config import (
     read_environment,
     referenced_variables,
 )
+from dims.config.handler_source import find_source
 from dims.errors import UsageError
 
 TOKEN = "123456789:AAEabcdefghijklmnopqrstuvwxyz012345"
@@ -294,10 +295,13 @@ def test_code_is_found_as_file_or_module_without_running_it(tmp_path: Path) -> N
     package = tmp_path / "mybots"
     package.mkdir()
     bomb = "raise SystemExit('this code must not run')\n"
-    for file in (package / "__init__.py", package / "echo.py", tmp_path / "single.py"):
+    whole, echo, single = package / "__init__.py", package / "echo.py", tmp_path / "single.py"
+    for file in (whole, echo, single):
         file.write_text(bomb)
     before = set(sys.modules)
-    for handlers in ("mybots/echo.py", "single.py", "mybots.echo", "mybots", "single"):
+    places = {"mybots/echo.py": echo, "single.py": single, "mybots.echo": echo}
+    for handlers, file in (places | {"mybots": whole, "single": single}).items():
+        assert find_source(handlers, tmp_path) == file
         assert check_handlers_source(bot_with(handlers), tmp_path) is None
     assert set(sys.modules) == before
 

@@ -27,6 +27,7 @@ from dims.ipc.links.channel import Channel, listen
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.sentences import read, written
 from dims.ipc.words.services import DatabaseMoved, StewardReady
+from dims.migrations.advisory_lock import LOCK_KEY
 from dims.migrations.head import head
 from dims.storage.admin.sealed_roles import SealedRoles, roles_file
 from dims.storage.connections.connecting import connect
@@ -449,21 +450,51 @@ async def test_a_server_that_is_killed_while_it_is_prepared_is_waited_for() -> N
             service.end()
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.2, 0.4, 0.7, 1.0, 1.4])
-async def test_whenever_it_is_killed_the_next_one_finishes(
-    empty: PostgresAddress, moment: float
+@pytest.mark.parametrize("said", ["hello", "ready"])
+async def test_killed_before_and_after_its_work_the_next_one_finishes(
+    empty: PostgresAddress, said: str
 ) -> None:
-    """Moments spread over a first start: import, migration, roles, rows, ready."""
     async with steward(empty) as one:
         await one.starts()
-        await one.says("hello")
-        await asyncio.sleep(moment)
+        await one.says(said)
         one.signal(signal.SIGKILL)
         await one.ended()
         await one.starts()
-        ready = await one.ready()
-        await may_come_in(empty, ready)
+        await may_come_in(empty, await one.ready())
         await one.leaves()
+
+
+@pytest.mark.parametrize(
+    ("is_first", "holding_up"),
+    [
+        pytest.param(True, f"SELECT pg_advisory_xact_lock({LOCK_KEY})", id="before-migration"),
+        pytest.param(True, "CREATE ROLE {prefix}_bot", id="migration"),
+        pytest.param(True, "CREATE ROLE {prefix}_bot_bob", id="roles"),
+        pytest.param(False, "LOCK TABLE dims.bots", id="rows"),
+    ],
+)
+async def test_killed_at_any_step_of_its_work_the_next_one_finishes(
+    empty: PostgresAddress, is_first: bool, holding_up: str
+) -> None:
+    """Somebody holds what the step needs: it is known to be there when it is killed."""
+    root = await connect(empty, timeout_s=10, application_name="test")
+    async with steward(empty) as one:
+        if not is_first:
+            await one.starts()
+            await one.says("ready")
+            await one.leaves()
+        await root.execute(f"BEGIN; {holding_up.format(**one.terms)}")
+        await one.starts()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await becomes(lambda: root.fetchval(waiting), "it waits for what is held")
+        assert not one.kinds("ready")
+        one.signal(signal.SIGKILL)
+        await one.ended()
+        await root.execute("ROLLBACK")
+        await one.starts()
+        await may_come_in(empty, await one.says("ready"))
+        await one.leaves()
+    await root.close()
 
 
 async def test_asked_to_it_rotates_and_tells_what_is_new(empty: PostgresAddress) -> None:

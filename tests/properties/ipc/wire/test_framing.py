@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dims.errors import ProtocolError
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
-from dims.ipc.wire.framing import HEADER, FrameDecoder, encode
+from dims.ipc.wire.frames import HEADER, MAGIC, frame
+from dims.ipc.wire.framing import FrameDecoder, decode_payload, encode
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -41,30 +45,81 @@ def test_any_split_gives_the_same_messages_in_order(sent: list[Envelope], cuts: 
     decoder.finish()
 
 
-@given(st.lists(st.binary(max_size=200), max_size=20))
-def test_no_bytes_do_harm_and_little_is_held_of_them(chunks: list[bytes]) -> None:
-    decoder = FrameDecoder(LIMIT_BYTES)
-    broken = False
-    for chunk in chunks:
+# Bytes that look like frames more often than chance would have it.
+frames = st.one_of(
+    envelopes.map(encode),
+    envelopes.map(encode),
+    st.binary(max_size=20).map(frame),
+    st.binary(max_size=20),
+    st.integers(0, 2**32 - 1).map(lambda size: HEADER.pack(MAGIC, size)),
+)
+streams = st.tuples(st.lists(envelopes.map(encode), max_size=4), st.lists(frames, max_size=3)).map(
+    lambda parts: b"".join(parts[0] + parts[1])
+)
+
+
+def read(stream: bytes) -> tuple[list[Envelope], int | None]:
+    """What is in a whole stream, and how many bytes are left of an unfinished frame; None for
+    those that make it broken."""
+    found: list[Envelope] = []
+    while stream:
+        if stream[: len(MAGIC)] != MAGIC[: len(stream)]:
+            return found, None
+        if len(stream) < HEADER.size:
+            break
+        _, size = HEADER.unpack_from(stream)
+        if size > LIMIT_BYTES:
+            return found, None
+        payload, stream = stream[HEADER.size :][:size], stream[HEADER.size + size :]
+        if len(payload) < size:
+            return found, HEADER.size + len(payload)
         try:
-            decoder.feed(chunk)
+            found.append(decode_payload(payload))
         except ProtocolError:
-            broken = True
-            assert decoder.pending_bytes == 0
-        else:
-            assert not broken, "it came to trust a broken stream again"
-        assert decoder.pending_bytes <= HEADER.size + LIMIT_BYTES + max(map(len, chunks))
+            return found, None
+    return found, len(stream)
 
 
-@given(envelopes, st.data())
-def test_one_changed_byte_is_refused_or_changes_only_this_message(
-    sent: Envelope, data: st.DataObject
+@given(streams, st.lists(st.integers(1, 300), max_size=20))
+def test_any_bytes_in_any_pieces_give_what_stands_there_or_break_the_stream_for_good(
+    stream: bytes, cuts: list[int]
 ) -> None:
-    frame = bytearray(encode(sent))
-    frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    decoder, got = FrameDecoder(LIMIT_BYTES), []
+    borders = [0, *accumulate(cuts), len(stream)]
+    for begin, end in pairwise(borders):
+        expected, left = read(stream[:end])
+        if left is None:
+            with pytest.raises(ProtocolError):
+                decoder.feed(stream[begin:end])
+            assert decoder.pending_bytes == 0
+            with pytest.raises(ProtocolError, match="earlier"):
+                decoder.feed(encode(expected[0]) if expected else b"")
+            return
+        got += decoder.feed(stream[begin:end])
+        assert got == expected
+        assert decoder.pending_bytes == left
+
+
+@given(envelopes, envelopes, envelopes, st.data())
+def test_one_changed_byte_is_refused_or_changes_only_this_message(
+    first: Envelope, sent: Envelope, last: Envelope, data: st.DataObject
+) -> None:
+    changed = bytearray(encode(sent))
+    where = data.draw(st.integers(0, len(changed) - 1))
+    changed[where] ^= data.draw(st.integers(1, 255))
     decoder = FrameDecoder(LIMIT_BYTES)
+    assert decoder.feed(encode(first)) == [first]
+    rest = bytes(changed) + encode(last)
     try:
-        got = decoder.feed(bytes(frame))
+        got = decoder.feed(rest)
     except ProtocolError:
+        assert decoder.pending_bytes == 0
+        with pytest.raises(ProtocolError, match="earlier"):
+            decoder.feed(encode(last))
         return
-    assert len(got) <= 1
+    if where < HEADER.size:
+        assert got == [], "a length that was changed and believed"
+        assert decoder.pending_bytes == len(rest), "the rest of a longer frame is waited for"
+    else:
+        _, after = got
+        assert after == last

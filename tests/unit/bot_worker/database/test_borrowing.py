@@ -58,6 +58,8 @@ def test_within_its_share_it_asks_nobody(worker: Worker) -> None:
         worker.borrower.changed(used, used)
         worker.borrower.tick(1_000.0)
     assert worker.says() == []
+    worker.borrower.changed(SHARE, SHARE + 1)
+    assert worker.says() != []
 
 
 def test_it_asks_once_for_what_it_has_not(worker: Worker) -> None:
@@ -198,6 +200,8 @@ def test_another_brain_hears_at_once_what_is_held(worker: Worker) -> None:
 def test_a_brain_that_grants_less_than_nothing_leaves_the_share(worker: Worker) -> None:
     worker.hears(1, -5)
     assert worker.allowed == SHARE
+    worker.borrower.changed(SHARE, SHARE + 1)
+    assert worker.says()[-1]["seen"] == 1, "it has heard"
 
 
 @pytest.mark.parametrize("word", [{}, {"number": 1, "lent": "x", "lease_s": 1}, {"number": None}])

@@ -22,6 +22,16 @@ from dims.sandbox.mtproto import session as mtproto
 from dims.sandbox.mtproto.session import SaltShaker, Session
 
 KEY = bytes(range(255, -1, -1))
+UNKNOWN = b"\1\2\3\4"
+BEGINNINGS = [
+    UNKNOWN,
+    bytes(functions.PingRequest(7)),
+    bytes(functions.PingRequest(7))[:4],
+    bytes(functions.messages.ReceivedMessagesRequest(7))[:4],
+    bytes(types.MsgsAck([1]))[:4],
+    bytes(GzipPacked(b""))[:4],
+]
+"""What the body of a packet may begin with: known and unknown constructors, cut and whole."""
 SALTS = SaltShaker(b"secret")
 
 
@@ -127,7 +137,7 @@ def test_a_request_must_have_an_odd_number_and_an_acknowledgement_an_even_one() 
 def test_an_unknown_request_spares_its_neighbours() -> None:
     class Unknown:
         def __bytes__(self) -> bytes:
-            return b"\1\2\3\4" + bytes(8)
+            return UNKNOWN + bytes(8)
 
     client = Client()
     session = session_of(client)
@@ -149,13 +159,19 @@ def test_noise_under_a_known_key_is_a_protocol_error(noise: bytes) -> None:
         mtproto.open_packet(KEY, crypto.key_id_of(KEY) + noise)
 
 
-@given(noise=st.binary(min_size=4, max_size=200))
-def test_noise_inside_a_packet_is_an_object_or_a_protocol_error(noise: bytes) -> None:
-    noise += bytes(-len(noise) % 4)
+@given(begin=st.sampled_from(BEGINNINGS), noise=st.binary(max_size=200))
+def test_noise_inside_a_packet_is_an_object_or_a_protocol_error(begin: bytes, noise: bytes) -> None:
+    body = begin + noise + bytes(-len(begin + noise) % 4)
     try:
-        wire.unpack(4, 1, noise)
+        [found] = wire.unpack(4, 1, body)
     except ProtocolError:
+        assert begin != UNKNOWN
         return
+    assert (found.msg_id, found.seq_no) == (4, 1)
+    if begin == UNKNOWN:
+        assert found.body == wire.UnknownObject(int.from_bytes(UNKNOWN, "little"))
+    else:
+        assert int.from_bytes(begin[:4], "little") == found.body.CONSTRUCTOR_ID
 
 
 def test_server_message_ids_grow_even_if_the_clock_stands_or_goes_back() -> None:
