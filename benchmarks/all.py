@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,13 @@ def run(program: str, *, quick: bool) -> Ratios:
     with tempfile.TemporaryDirectory(prefix="dims-bench-") as directory:
         file = Path(directory) / "found.json"
         argv = [sys.executable, str(HERE / f"{program}.py"), "--json", str(file)]
-        code = subprocess.run([*argv, *(["--quick"] if quick else [])], check=False).returncode
+        process = subprocess.Popen([*argv, *(["--quick"] if quick else [])])
+        try:
+            code = process.wait()
+        finally:
+            # When this is ended, the program ends what it has started.
+            process.terminate()
+            process.wait(60)
         try:
             found: Ratios = json.loads(file.read_text("utf-8"))["ratios"]
         except FileNotFoundError as error:
@@ -102,6 +109,7 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Exit code 0 when each program gave its ratios, whatever they are."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     ratios: Ratios = {}
     failed = []
     where, at = machine(), time.strftime("%Y-%m-%d %H:%M")

@@ -7,6 +7,7 @@ bots runs meanwhile. See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import subprocess
 import sys
@@ -153,6 +154,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.quick:
         options.bots, options.repeats, options.idle_s = 10, 5, 5.0
+    # So that processes and files go when this is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = machine()
     print(where, flush=True)
     with tempfile.TemporaryDirectory(prefix="dims-bench-") as work:

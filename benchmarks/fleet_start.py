@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -336,6 +337,8 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Exit code 0 when everything was measured and nothing stayed behind."""
     options = _options()
+    # So that processes and files go when this is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = machine()
     print(where, flush=True)
     with tempfile.TemporaryDirectory(prefix="dims-bench-") as work:

@@ -170,6 +170,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, as JSON")
     options = parser.parse_args()
     options.kills = 3 if options.quick else options.kills
+    # So that processes and files go when this is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = machine()
     print(where, flush=True)
     with tempfile.TemporaryDirectory(prefix="dims-bench-") as work:

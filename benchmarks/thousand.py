@@ -8,14 +8,16 @@ the same run. See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,11 @@ class Figures:
     def warm_bot_s(self) -> float | None:
         """Per bot, of the median warm start."""
         return statistics.median(self.warm_s) / (self.bots - 1) if self.warm_s else None
+
+    @property
+    def cold_share(self) -> float | None:
+        """The cold start against the key exchanges alone."""
+        return ratio(self.cold_s, self.exchanges_s)
 
     @property
     def cpu_bot_s(self) -> float | None:
@@ -191,39 +198,40 @@ class Bench:
         self.left_behind: list[str] = []
 
     def run(self) -> None:
-        """Each kind of storage in turn; both sizes side by side."""
-        template = make_template(
-            self._work / "template", max(self._options.sizes) - 1, signed_in=False
-        )
-        for storage in self._options.storage:
-            with ExitStack() as stack:
-                fleets = []
-                for bots in self._options.sizes:
+        """All fleets in turn; only one of them runs at a time."""
+        options = self._options
+        template = make_template(self._work / "template", max(options.sizes) - 1, signed_in=False)
+        with ExitStack() as stack:
+            fleets = []
+            for storage in options.storage:
+                for bots in options.sizes:
                     ground = Ground(template, self._work / f"{storage}-{bots}")
                     fleet = Fleet(stack.enter_context(ground), bots, storage)
                     stack.callback(self._end, fleet)
                     self.found[storage, bots] = fleet.figures
                     fleets.append(fleet)
-                try:
-                    self._measure(fleets)
-                except (BenchmarkError, OSError, subprocess.SubprocessError) as error:
-                    self.failed.append(f"storage {storage}: {error}")
-                    say(f"not measured: {self.failed[-1]}")
+            fleets = [fleet for fleet in fleets if self._try(fleet, "cold start", fleet.cold)]
+            for number in range(1, options.rounds + 1):
+                last = number == options.rounds
+                for fleet in tuple(fleets):
+                    warm = partial(fleet.warm, last=last)
+                    is_well = self._try(fleet, f"warm start {number}", warm)
+                    if is_well and last:
+                        is_well = self._try(fleet, "idle", partial(fleet.rest, options.idle_s))
+                    if not is_well:
+                        fleets.remove(fleet)
 
-    def _measure(self, fleets: list[Fleet]) -> None:
-        for fleet in fleets:
-            self._say(fleet, "cold start", fleet.cold())
-        rounds = self._options.rounds
-        for number in range(1, rounds + 1):
-            for fleet in fleets:
-                last = number == rounds
-                self._say(fleet, f"warm start {number}", fleet.warm(last=last))
-                if last:
-                    # Before the other fleet comes: nothing else runs while this one idles.
-                    self._say(fleet, "idle", fleet.rest(self._options.idle_s))
-
-    def _say(self, fleet: Fleet, what: str, said: str) -> None:
-        say(f"{fleet.figures.bots} bots, storage {fleet.figures.storage}, {what}: {said}")
+    def _try(self, fleet: Fleet, what: str, measure: Callable[[], str]) -> bool:
+        """Whether it could be measured; what could not is ended, so as not to stand in the way."""
+        name = f"{fleet.figures.bots} bots, storage {fleet.figures.storage}, {what}"
+        try:
+            say(f"{name}: {measure()}")
+        except (BenchmarkError, OSError, subprocess.SubprocessError) as error:
+            self.failed.append(name)
+            say(f"{name}: not measured: {error}")
+            self._end(fleet)
+            return False
+        return True
 
     def _end(self, fleet: Fleet) -> None:
         self.left_behind += [f"process {process.pid}" for process in fleet.dims.end()]
@@ -279,11 +287,12 @@ def _of_fleet(few: Figures, many: Figures) -> list[Verdict]:
     fleet = f"{many.bots} bots, storage {many.storage}"
     grown = ratio(many.warm_bot_s, few.warm_bot_s)
     cpu = ratio(many.cpu_bot_s, few.cpu_bot_s)
-    cold = ratio(many.cold_s, many.exchanges_s)
     found = [
         at_most(f"{fleet}: a warm bot against one of {few.bots}", grown, 1.3, "times"),
         at_most(f"{fleet}: CPU of a warm bot against one of {few.bots}", cpu, 1.3, "times"),
-        at_most(f"{fleet}: cold start against the key exchanges alone", cold, 1.5, "times"),
+        at_most(
+            f"{fleet}: cold start against the key exchanges alone", many.cold_share, 1.5, "times"
+        ),
     ]
     if many.storage == OFF:
         brain, idle = many.unshared.get("brain"), many.idle.get("brain")
@@ -298,8 +307,9 @@ def _of_fleet(few: Figures, many: Figures) -> list[Verdict]:
 def _with_storage(off: Figures, on: Figures) -> list[Verdict]:
     """What storage may cost."""
     pairs = {
-        "cold start": (on.cold_s, off.cold_s),
+        "cold start, each against its key exchanges": (on.cold_share, off.cold_share),
         "warm start": (on.warm_bot_s, off.warm_bot_s),
+        "CPU of a warm bot": (on.cpu_bot_s, off.cpu_bot_s),
         "the whole tree, PSS": (on.tree_pss, off.tree_pss),
         "brain, unshared": (on.unshared.get("brain"), off.unshared.get("brain")),
         "brain, idle": (on.idle.get("brain"), off.idle.get("brain")),
@@ -336,12 +346,14 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Exit code 0 when everything was measured and nothing stayed behind."""
     options = _options()
+    # So that processes and files go when this is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = machine()
     print(where, flush=True)
     with tempfile.TemporaryDirectory(prefix="dims-bench-") as work:
         bench = Bench(options, Path(work))
         bench.run()
-    print(f"\n{where}\n{options.rounds} warm starts, sizes in turn; median (lowest-highest)\n")
+    print(f"\n{where}\n{options.rounds} warm starts, fleets in turn; median (lowest-highest)\n")
     print(bench.report())
     print("\nleft behind:", ", ".join(bench.left_behind) or "no process")
     if options.json:
