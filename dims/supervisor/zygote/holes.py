@@ -19,7 +19,7 @@ POOL_HEAD_BYTES = 48
 NUMBERS = 4
 """Addresses are objects too: while some blocks are taken, so many of a pool may go to them."""
 MOST_BYTES = 4_000_000
-"""Of each allocator; measured: 0.5 MB. Where it is not as it is known to be, this is the end."""
+"""Of each allocator; measured: 1.5 MB. Where it is not as it is known to be, this is the end."""
 LARGEST_BYTES, LARGE_BYTES = 65_536, 4_096
 """Of the C library's holes: above the one there are hardly any, above the other they are coarse."""
 SMALLEST_BYTES = 32
