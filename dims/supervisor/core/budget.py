@@ -193,7 +193,6 @@ def _ask_back(record: BudgetRecord, now_s: float, told: dict[UnitId, None]) -> N
         if victim is None:
             return
         _take(record, victim, now_s, told)
-        coming += 1
     # Those at the head of the queue get what is coming; a unit that gives one back joins its end.
     in_vain: int | None = None
     for unit in tuple(record.queue)[max(0, coming + free(record)) :]:
@@ -213,10 +212,10 @@ def _ask_back(record: BudgetRecord, now_s: float, told: dict[UnitId, None]) -> N
 def _richest(record: BudgetRecord, more_than: int) -> UnitId | None:
     """Who has most, and of these was given one longest ago."""
     best: UnitId | None = None
-    best_key = (more_than, 0.0)
+    best_key = (more_than, float("-inf"))
     for unit, holder in record.holders.items():
         key = (holder.granted, -holder.last_s)
-        if holder.granted > more_than and not holder.is_fresh and (not best or key > best_key):
+        if holder.granted > more_than and not holder.is_fresh and key > best_key:
             best, best_key = unit, key
     return best
 

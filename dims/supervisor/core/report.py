@@ -33,7 +33,9 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[st
     took_s = None
     if record.ready_s is not None and record.spawned_s is not None:
         took_s = round(record.ready_s - record.spawned_s, 4)
-    running = record.alive and record.spawned_s is not None
+    uptime_s = None
+    if record.alive and record.spawned_s is not None:
+        uptime_s = round(now_s - record.spawned_s, 3)
     return {
         "id": record.unit,
         "state": record.state.value,
@@ -41,7 +43,7 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[st
         "pid": record.pid,
         "incarnation": record.incarnation,
         "restarts": record.restarts,
-        "uptime_s": round(now_s - (record.spawned_s or now_s), 3) if running else None,
+        "uptime_s": uptime_s,
         "ready_s": took_s,
         "unshared_bytes": readings.unshared_bytes if record.alive else None,
         "loop_lag_s": readings.loop_lag_s if record.alive else None,

@@ -93,6 +93,27 @@ def test_who_has_most_gives_one_back() -> None:
     assert lender.reports(BOB, 2, 2) == {EVE: 1}
 
 
+def test_who_has_most_gives_one_back_whoever_came_first() -> None:
+    lender = Lender(5)
+    lender.uses(ADA, 3)
+    lender.uses(BOB, 2)
+    assert lender.reports(EVE, 0, 1) == {ADA: 2}
+
+
+def test_who_gave_one_back_and_wants_it_stands_behind_who_waits() -> None:
+    lender = Lender(2)
+    lender.uses(ADA, 2)
+    lender.reports(BOB, 0, 1)
+    assert list(lender.record.queue) == [BOB, ADA]
+
+
+def test_what_is_open_and_not_in_use_stays_with_who_has_it() -> None:
+    lender = Lender(2)
+    lender.uses(ADA, 1)
+    lender.reports(ADA, 1, 0)
+    assert (lender.record.granted, lender.record.lent) == (1, 1)
+
+
 def test_who_has_as_many_as_others_takes_nothing_from_them() -> None:
     lender = Lender(2)
     lender.uses(ADA, 1)
@@ -113,6 +134,36 @@ def test_a_report_that_crossed_a_word_changes_nothing() -> None:
     assert lender.reports(BOB, 0, 1) == {ADA: 1}
     former = lender.words[ADA][0] - 1
     assert lender.reports(ADA, 2, 2, seen=former) == {}
+    assert lender.record.lent == 2
+
+
+def test_a_report_that_crossed_what_was_given_gives_nothing_back() -> None:
+    lender = Lender(2)
+    lender.reports(ADA, 0, 1)
+    lender.reports(ADA, 0, 0, seen=0)
+    assert (lender.record.granted, lender.record.lent) == (1, 1)
+
+
+def test_a_report_that_crossed_a_word_counts_what_is_open_if_that_is_more() -> None:
+    lender = Lender(3)
+    lender.uses(ADA, 1)
+    lender.reports(ADA, 1, 1, renews=True)
+    lender.reports(ADA, 3, 3, seen=1)
+    assert lender.record.lent == 3
+
+
+def test_a_report_that_crossed_a_word_spares_nobody_from_giving_back() -> None:
+    lender = Lender(3)
+    lender.uses(ADA, 3)
+    assert lender.reports(BOB, 0, 1) == {ADA: 2}
+    former = lender.words[ADA][0] - 1
+    assert lender.reports(ADA, 3, 3, seen=former) == {}
+    assert lender.reports(EVE, 0, 1) == {ADA: 1}
+
+
+def test_who_has_heard_no_word_gets_one_for_what_it_holds() -> None:
+    lender = Lender(4)
+    assert lender.reports(ADA, 2, 2, seen=0) == {ADA: 2}
     assert lender.record.lent == 2
 
 
@@ -168,6 +219,21 @@ def test_a_total_that_shrinks_is_asked_back_and_nothing_is_lent_meanwhile() -> N
     assert BOB not in lender.words, "more are open than there are"
     lender.reports(ADA, 0, 0)
     assert lender.words[BOB][1] == 1
+
+
+def test_a_total_that_shrinks_takes_nothing_that_is_on_its_way() -> None:
+    lender = Lender(1)
+    assert lender.reports(ADA, 0, 1) == {ADA: 1}
+    assert lender.total(0) == {}
+    assert lender.reports(ADA, 1, 1) == {ADA: 0}
+
+
+def test_a_total_that_shrinks_leaves_something_to_who_waits() -> None:
+    lender = Lender(3)
+    lender.uses(ADA, 3)
+    assert lender.reports(BOB, 0, 1) == {ADA: 2}
+    assert lender.total(1) == {ADA: 0}
+    assert lender.reports(ADA, 0, 0) == {BOB: 1}
 
 
 @pytest.mark.parametrize(

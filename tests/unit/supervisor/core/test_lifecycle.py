@@ -196,6 +196,14 @@ def test_a_replaced_timer_rings_in_vain(ready: Unit) -> None:
     assert ready.record.state is State.READY
 
 
+def test_what_troubles_a_unit_that_leaves_is_not_why_it_leaves(ready: Unit) -> None:
+    ready.hears(AskedStop("alice"))
+    assert (ready.record.state, ready.record.reason) == (State.DRAINING, "stop: alice")
+    ready.hears(Heartbeat(FIRST, trouble="deaf"), after_s=1.0)
+    assert ready.record.reason == "stop: alice"
+    assert ready.record.last_beat_s == ready.now_s
+
+
 def test_a_clock_that_went_back_neither_kills_nor_blinds(ready: Unit) -> None:
     ready.hears(Heartbeat(FIRST))
     assert ready.rings(Timer.STUCK, -500.0) == [armed(Timer.STUCK, 4, 45.0)]

@@ -40,6 +40,7 @@ def test_it_has_the_time_of_a_start_to_say_that_it_is_ready(adopted: Unit) -> No
     record = adopted.record
     assert (record.state, record.desired) == (State.STARTING, Desired.RUNNING)
     assert (record.alive, record.pid, record.incarnation) == (True, 4711, SEVENTH)
+    assert record.spawned_s == adopted.now_s
     adopted.hears(Ready(SEVENTH), after_s=5.0)
     assert adopted.record.state is State.READY
     assert adopted.record.restarts == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from usual import POLICY
@@ -44,6 +45,22 @@ def test_a_bot_without_a_process_has_none() -> None:
     assert [status[name] for name in names] == [None] * len(names)
 
 
+def test_what_is_not_known_of_a_start_is_not_made_up() -> None:
+    adopted = report.unit_status(replace(READY, spawned_s=None), NO_READINGS, NOW_S)
+    assert (adopted["uptime_s"], adopted["ready_s"]) == (None, None)
+
+
+def test_a_failure_is_named_by_its_class() -> None:
+    assert report.unit_status(READY, NO_READINGS, NOW_S)["failure"] is None
+    failed = replace(READY, failure=FailureClass.CRASH)
+    assert report.unit_status(failed, NO_READINGS, NOW_S)["failure"] == "crash"
+
+
+def test_who_runs_waits_for_no_retry() -> None:
+    status = report.unit_status(replace(READY, retry_at_s=1_010.0), NO_READINGS, NOW_S)
+    assert status["retry_in_s"] is None
+
+
 @pytest.mark.parametrize("state", [State.BACKING_OFF, State.WAITING])
 @pytest.mark.parametrize(("retry_at_s", "left_s"), [(1_010.0, 10.0), (990.0, 0.0)])
 def test_a_wait_is_counted_down_to_zero(state: State, retry_at_s: float, left_s: float) -> None:
@@ -61,6 +78,34 @@ def test_every_state_is_explained_with_what_comes_next(
     assert told["next"]
     assert "{unit}" not in told["next"]
     assert told["events"] == []
+
+
+def comes_next(*missing: UnitRecord, **changed: Any) -> str:
+    told = report.explain(replace(READY, **changed), NO_READINGS, [], NOW_S, missing)
+    assert isinstance(told["next"], str)
+    return told["next"]
+
+
+def test_a_failure_says_what_to_do() -> None:
+    crashed = {"state": State.BACKING_OFF, "failure": FailureClass.CRASH}
+    told = comes_next(**crashed, retry_at_s=1_010.0)
+    assert told == "starts again in 10 s; see `dims logs echo`"
+    assert comes_next(**crashed) == "starts again in 0 s; see `dims logs echo`"
+
+
+def test_who_starts_waits_for_services_then_for_its_turn_then_for_itself() -> None:
+    database = replace(STOPPED, unit=UnitId("postgres"), reason="just now")
+    asleep = {"state": State.STARTING, "alive": False}
+    waits = "waits for postgres, which is stopped: just now"
+    assert comes_next(database, **asleep) == waits
+    assert comes_next(**asleep) == "waits for its turn to start"
+    assert comes_next(database, state=State.STARTING) == "becomes ready"
+
+
+def test_a_brain_that_can_keep_nothing_is_not_well() -> None:
+    told = report.health([READY], [], keeper_lost=False, store_trouble="disk full")
+    assert told["level"] == "degraded"
+    assert told["problems"] == ["state.db cannot be written, so nothing is remembered: disk full"]
 
 
 def test_a_fleet_is_well_while_all_that_is_wanted_serves() -> None:
