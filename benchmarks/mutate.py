@@ -79,6 +79,7 @@ class Source:
     path: Path
     imports: frozenset[str]
     docstring: str
+    has_coroutines: bool
 
     @classmethod
     def read(cls, path: Path) -> Source:
@@ -91,7 +92,8 @@ class Source:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
                 found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        return cls(path, frozenset(found), ast.get_docstring(tree) or "")
+        waits = any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
+        return cls(path, frozenset(found), ast.get_docstring(tree) or "", waits)
 
 
 class PureModules:
@@ -132,8 +134,9 @@ class PureModules:
         reached = {}
         for kind in KINDS:
             for path in sorted((TESTS / kind).rglob("test_*.py")):
-                if "async def test_" not in path.read_text("utf-8"):
-                    reached[path] = self.below(_with_helpers(Source.read(path), helpers))
+                source = Source.read(path)
+                if "asyncio" not in source.imports and not source.has_coroutines:
+                    reached[path] = self.below(_with_helpers(source, helpers))
         return {path: modules for path, modules in reached.items() if modules}
 
 
