@@ -247,15 +247,20 @@ def side_by_side(
     Yields, as they end, the number of the task and its exit code, negative for a signal."""
     running: dict[int, int] = {}
     left = enumerate(tasks)
-    while True:
-        for number, (task, cpu_s) in left:
-            running[fork(task, cpu_s)] = number
-            if len(running) >= jobs:
-                break
-        if not running:
-            return
-        pid, status = os.wait()
-        yield running.pop(pid), os.waitstatus_to_exitcode(status)
+    try:
+        while True:
+            for number, (task, cpu_s) in left:
+                running[fork(task, cpu_s)] = number
+                if len(running) >= jobs:
+                    break
+            if not running:
+                return
+            pid, status = os.wait()
+            yield running.pop(pid), os.waitstatus_to_exitcode(status)
+    finally:
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _give_up(why: str) -> NoReturn:
