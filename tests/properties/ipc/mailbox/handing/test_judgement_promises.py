@@ -6,11 +6,12 @@ ledger that keeps late or not at all, a UTC clock that may be set back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from usual import RETRY
 
 from dims.errors import RemoteError
 from dims.ipc.mailbox.handing.judgement import (
@@ -254,6 +255,6 @@ def test_as_many_tries_as_allowed_whether_the_handler_or_its_reader_ends(
 ) -> None:
     """None fewer either: what is promised is not kept by giving up early."""
     fails: list[Act] = [Killed()] if kill else [Ends(FAILS, 0.0), Passes(100.0)]
-    life = play(asked(wants_reply=False), RetryPolicy(attempts), fails * attempts)
+    life = play(asked(wants_reply=False), replace(RETRY, attempts=attempts), fails * attempts)
     assert life.hands == list(range(1, attempts + 1))
     assert [dead.attempts for dead in life.buried] == [attempts]
