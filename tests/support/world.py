@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dims.ipc.words.failures import ExitStatus, FailureClass
 from dims.ipc.words.states import Desired, State
@@ -327,10 +327,11 @@ class World:
         empty = UnitRecord(UNIT, self.policy)
         self.armed.clear()
         self.fleet, self.retry_due_s, self.asked = "", -math.inf, True
-        found = Found(self.disk_desired, self.record.incarnation, left_s)
+        former = self.record.incarnation
+        found = Found(self.disk_desired, former, left_s)
         self.record, orders = decide(empty, found, self.now_s, 0.0)
         self._follow(empty, orders)
-        self._check(empty)
+        self._check(replace(empty, incarnation=former))
 
     # What it must come to
 

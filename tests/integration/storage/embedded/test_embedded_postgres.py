@@ -483,7 +483,7 @@ class Brain:
     """The real end of the bond; hears one unit."""
 
     def __init__(self) -> None:
-        self.links = Links(self)
+        self.links = Links()
         self.said: list[tuple[str, Mapping[str, Any]]] = []
         self.news = asyncio.Event()
 
@@ -518,7 +518,7 @@ async def test_it_joins_the_fleet_and_leaves_when_told(root_place: Place) -> Non
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(path))
         door.listen()
-        await brain.links.open(door)
+        await brain.links.open(door, brain)
         member = ("--notify", str(path), "--unit", "pg", "--incarnation", "3")
         service = Service(root_place, "postgres", *member)
         body = await brain.hears("ready")
