@@ -44,14 +44,13 @@ END = "end"
 """The message that ends the worker through the interpreter's own end, once."""
 PLANNED = "planned"
 
-here = types.SimpleNamespace(bot=None, number=0, is_set_up=asyncio.Event())
+here = types.SimpleNamespace(bot=None, number=0)
 """This worker's bot, and the messages it has handled."""
 counts = collections.Counter()
 
 
 async def setup(context):
     here.bot = context
-    here.is_set_up.set()
 
 
 async def reload(_context):
@@ -328,8 +327,6 @@ async def pinged(_message):
 
 @events.register(events.NewMessage(incoming=True))
 async def on_message(event):
-    # What came while nobody served may be handed over before setup.
-    await here.is_set_up.wait()
     if event.raw_text == END:
         end_once(event.id)
         return

@@ -14,7 +14,8 @@ import pytest
 from dims.ipc.words.sharing import Manner
 from dims.supervisor.zygote.interpreters import VERSIONS
 
-WITHIN_S = 100.0
+WITHIN_S = 280.0
+"""Ten times what a thousand children take on two cores, which others may be using."""
 MANNER = Manner.IMMORTAL if sys.version_info[:2] in VERSIONS else Manner.COPY
 SETTLED = """
 import asyncio, csv, ctypes, dataclasses, decimal, gc, json, logging, os, re, sqlite3, sys, weakref
@@ -67,6 +68,7 @@ print(settled.sharing.value, settled.sharing_reason)
     assert done.stdout == "copy somebody says so\n", done.stderr
 
 
+@pytest.mark.timeout(300)
 def test_a_thousand_children_end_through_the_interpreter() -> None:
     done = run("""
 def child(number):

@@ -32,6 +32,7 @@ class Bot:
         self.session = FileSession(path)
         self.client = TelegramClient(self.session, 1, "x")
         self.tracker = UpdateTracker(self.client, self.session, handlers_at_once=10)
+        self.handled: list[int] = []
         self.tracker.start_from(difference.State(10, 0, NOW, 0, 0))
         self.doors: dict[int, asyncio.Event] = {}
         self.client.add_event_handler(self._handle, self._raw())
@@ -44,6 +45,7 @@ class Bot:
         return events.Raw(types.UpdateNewMessage)
 
     async def _handle(self, new: types.UpdateNewMessage) -> None:
+        self.handled.append(new.message.id)
         await self.doors[new.message.id].wait()
 
     @property
@@ -76,6 +78,7 @@ class Bot:
 @pytest_asyncio.fixture
 async def bot(tmp_path: Path):
     bot = Bot(tmp_path / "bot.session")
+    bot.tracker.open()
     yield bot
     bot.session.updates.close()
 
@@ -129,3 +132,27 @@ async def test_an_update_of_a_channel_is_none_of_the_accounts_own(bot: Bot) -> N
     await asyncio.sleep(0)
     await bot.ends(task, 1)
     assert bot.stored_pts == 10
+
+
+async def test_what_was_missed_waits_until_the_bot_is_set_up(tmp_path: Path) -> None:
+    bot = Bot(tmp_path / "bot.session")
+    tasks = [*bot.catches_up(20, 1, 2), bot.arrives(update(3, 21))]
+    await asyncio.wait(tasks, timeout=0)
+    assert (bot.handled, bot.tracker.in_hand) == ([], 3)
+    bot.tracker.open()
+    for number, task in enumerate(tasks, 1):
+        await bot.ends(task, number)
+    assert (bot.handled, bot.stored_pts) == ([1, 2, 3], 21)
+    bot.session.updates.close()
+
+
+async def test_what_came_to_a_bot_that_is_never_set_up_is_for_the_next(tmp_path: Path) -> None:
+    bot = Bot(tmp_path / "bot.session")
+    tasks = [*bot.catches_up(20, 1), bot.arrives(update(2, 21))]
+    await asyncio.wait(tasks, timeout=0)
+    async with asyncio.timeout(LIMIT_S):
+        await bot.tracker.drain()
+        await asyncio.gather(*tasks)
+    bot.tracker.close()
+    assert (bot.handled, bot.stored_pts) == ([], 10)
+    bot.session.updates.close()
