@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -33,6 +32,7 @@ from dims.errors import RefusedError, RemoteError, TimedOutError, UsageError
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.terms import Limits, worth_hiding
 from dims.logs import one_line
+from dims.system.clock import SYSTEM
 
 DUMP_BYTES = 256 * 1024
 MOST_ENTITIES = 1_000
@@ -77,7 +77,7 @@ class Commands:
         self._hide = hide
         self._leave = leave
         self._trouble = trouble
-        self._started_s = time.monotonic()
+        self._started_s = SYSTEM.monotonic()
         self._levels = LogLevels(asyncio.get_running_loop().call_later)
         self._reloading = asyncio.Lock()
         self.serving: Serving | None = None
@@ -211,7 +211,7 @@ class Commands:
         tracker = self.serving.tracker if self.serving is not None else None
         return {
             "incarnation": self._incarnation,
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "uptime_s": round(SYSTEM.monotonic() - self._started_s, 3),
             "ready": self.serving is not None,
             "trouble": self._clean(self._trouble()),
             "updates": tracker.seen if tracker is not None else None,

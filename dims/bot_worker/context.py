@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from dims.bot_worker.mail.authoring import F
 from dims.bot_worker.mail.mail import Mail
 from dims.bot_worker.memory import unshared_bytes
 from dims.ipc.wire.envelope import Priority
+from dims.system.clock import SYSTEM
 
 if TYPE_CHECKING:
     from dims.storage.bot.database import Database
@@ -46,14 +46,14 @@ class BotContext:
         self._leave = leave
         self._mail = mail
         self._storage = storage
-        self._started_s = time.monotonic()
+        self._started_s = SYSTEM.monotonic()
 
     def status(self) -> dict[str, Any]:
         """`incarnation`, `uptime_s` in seconds and `unshared_bytes` (None where unknown)."""
         return {
             "id": self.id,
             "incarnation": self._incarnation,
-            "uptime_s": time.monotonic() - self._started_s,
+            "uptime_s": SYSTEM.monotonic() - self._started_s,
             "unshared_bytes": unshared_bytes(),
         }
 

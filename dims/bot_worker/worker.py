@@ -11,7 +11,6 @@ import logging
 import os
 import resource
 import signal
-import time
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -393,9 +392,9 @@ async def run_in_fleet(order: Mapping[str, Any], *, heeds_signals: bool) -> int:
         worker.heed(order_)
     if heeds_signals:
         worker.leave_on_signals()
-    started_s = time.monotonic()
+    started_s = SYSTEM.monotonic()
     _log.info("starts", extra={"incarnation": incarnation, "pid": os.getpid()})
     failure = await worker.run()
-    _log.info("ends", extra={"after_s": round(time.monotonic() - started_s, 3)})
+    _log.info("ends", extra={"after_s": round(SYSTEM.monotonic() - started_s, 3)})
     await bond.leave()
     return WILL_CODE if failure is not None else 0

@@ -18,6 +18,7 @@ from dims.cli.where import Where
 from dims.config import Config, ServerKind, load_config, read_environment
 from dims.errors import NotRunningError, ServiceError, StateError, TimedOutError
 from dims.layout import PRIVATE_FILE
+from dims.system.clock import SYSTEM
 
 ALLOWED = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMPDIR", "LANG", "LANGUAGE"}
@@ -119,8 +120,8 @@ def _complain_about_disk(state: Path) -> None:
 
 
 def _wait_for_brain(place: Where, keeper: subprocess.Popen[bytes], offset: int) -> None:
-    until_s = time.monotonic() + BRAIN_WITHIN_S
-    while time.monotonic() < until_s:
+    until_s = SYSTEM.monotonic() + BRAIN_WITHIN_S
+    while SYSTEM.monotonic() < until_s:
         try:
             with place.brain(timeout_s=BRAIN_WITHIN_S) as brain:
                 brain.request("health")

@@ -18,6 +18,7 @@ from dims.ipc.links.control_client import ControlClient
 from dims.ipc.wire.envelope import Address, Envelope, Priority
 from dims.ipc.wire.framing import encode_payload
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 
 BELATED_S = 1.0
 """How long a worker between opening its mailbox and its socket is waited for."""
@@ -56,7 +57,7 @@ def ask(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> dict[str,
 
     Raises UsageError, RefusedError and StateError as `dims.ipc.mailbox.files.mail_inspection` does.
     """
-    until_s = time.monotonic() + BELATED_S
+    until_s = SYSTEM.monotonic() + BELATED_S
     while True:
         try:
             with ControlClient(place.layout.peer_socket(bot), timeout_s=30.0) as worker:
@@ -65,7 +66,7 @@ def ask(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> dict[str,
             try:
                 return {**_ask_files(place, bot, kind, body), "live": False}
             except AlreadyRunningError:
-                if time.monotonic() > until_s:
+                if SYSTEM.monotonic() > until_s:
                     raise
                 time.sleep(LOOK_S)
 
@@ -131,7 +132,7 @@ def message_of(
         priority,
         body=body,
         wants_reply=asks,
-        expires_s=None if expires_in_s is None else time.time() + expires_in_s,
+        expires_s=None if expires_in_s is None else SYSTEM.utc() + expires_in_s,
     )
 
 
@@ -148,7 +149,7 @@ def _ask_files(place: Where, bot: str, kind: str, body: Mapping[str, Any]) -> di
     except OSError as error:
         raise StateError(f"{directory} cannot be read: {error.strerror}") from error
     try:
-        return inspection.answer(mailbox, kind, body, time.time())
+        return inspection.answer(mailbox, kind, body, SYSTEM.utc())
     finally:
         mailbox.close()
 

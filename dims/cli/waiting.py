@@ -11,6 +11,7 @@ import click
 from dims.cli.tail import last_line
 from dims.cli.where import Where
 from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
+from dims.system.clock import SYSTEM
 
 LOOK_S = 0.1
 LOOKS_SHARE = 0.1
@@ -29,10 +30,10 @@ def until_settled(
 
     Raises TimedOutError, and ServiceError when a service that bots need does not come up.
     """
-    until_s = time.monotonic() + timeout_s
+    until_s = SYSTEM.monotonic() + timeout_s
     shown = ""
     while True:
-        asked_s = time.monotonic()
+        asked_s = SYSTEM.monotonic()
         with place.brain() as brain:
             answer = brain.request("status")
         found = [bot for bot in answer["bots"] if bot["id"] in wanted]
@@ -44,13 +45,13 @@ def until_settled(
         if all(_is_settled(bot) for bot in found):
             return found
         _complain_about_services(place, answer["services"])
-        if time.monotonic() >= until_s:
+        if SYSTEM.monotonic() >= until_s:
             late = ", ".join(bot["id"] for bot in found if not _is_settled(bot))
             raise TimedOutError(
                 f"not ready within {timeout_s:g} s: {late}",
                 hint="they go on starting; see `dims status` and `dims bot explain ID`",
             )
-        time.sleep(max(LOOK_S, (time.monotonic() - asked_s) / LOOKS_SHARE))
+        time.sleep(max(LOOK_S, (SYSTEM.monotonic() - asked_s) / LOOKS_SHARE))
 
 
 def complain_about(bots: list[dict[str, Any]]) -> None:
@@ -77,8 +78,8 @@ def _complain_about_services(place: Where, services: list[dict[str, Any]]) -> No
 
 def until_gone(place: Where, pids: Collection[int], timeout_s: float) -> None:
     """Returns when no brain answers and the processes are gone. Raises TimedOutError."""
-    until_s = time.monotonic() + timeout_s
-    while time.monotonic() < until_s:
+    until_s = SYSTEM.monotonic() + timeout_s
+    while SYSTEM.monotonic() < until_s:
         if not _answers(place) and not any(_exists(pid) for pid in pids):
             return
         time.sleep(LOOK_S / 2)

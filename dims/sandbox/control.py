@@ -6,7 +6,6 @@ Every kind has one handler, found by its name in `Control.handlers`; bodies and 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from itertools import count
@@ -22,6 +21,7 @@ from dims.sandbox.telegram import views
 from dims.sandbox.telegram.accounts import Bot
 from dims.sandbox.telegram.box import ChatMessage
 from dims.sandbox.telegram.hub import Hub, HubEvent, Tally
+from dims.system.clock import SYSTEM
 from dims.system.peer import Peer
 
 Body = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Control:
         self._stop = stop
         self._people = People(hub)
         self._fault_numbers = count(1)
-        self._started_s = time.monotonic()
+        self._started_s = SYSTEM.monotonic()
         self._handlers: dict[str, Callable[[Body], Awaitable[Reply]]] = {
             "bot.create": self._create,
             "bot.revoke_token": self._revoke,
@@ -218,7 +218,7 @@ class Control:
         )
         return {
             "address": self._address.to_json(),
-            "uptime_s": round(time.monotonic() - self._started_s, 3),
+            "uptime_s": round(SYSTEM.monotonic() - self._started_s, 3),
             "connections": len(self._hub.links),
             "personas": [persona.name for persona in world.personas.values()],
             "accounts": [

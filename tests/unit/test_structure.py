@@ -20,7 +20,17 @@ MOST_FILES = 16
 MOST_NAMES_TWICE = 5
 IMPURE = {"asyncio", "time", "random", "secrets", "socket", "os", "subprocess", "threading"}
 """A pure module knows no clock, no chance, no loop and no I/O."""
+CLOCKS = re.compile(
+    r"\\b(time\\.(time|monotonic|perf_counter)(_ns)?|random\\.(random|uniform|choice)"
+    r"|datetime\\.(now|today|utcnow))\\b"
+)
+"""Ways to read the time or to draw; loops have clocks of their own, which tests replace."""
 ENTRANCES = {"__init__.py", "__main__.py"}
+CLOCKS = re.compile(
+    r"\b(time\.(time|monotonic|perf_counter)(_ns)?|random\.(random|uniform|choice)"
+    r"|datetime\.(now|today|utcnow))\b"
+)
+"""Ways to read the time or to draw. Event loops have clocks of their own, which tests replace."""
 
 
 def _sources() -> list[Path]:
@@ -112,3 +122,22 @@ def test_tests_lie_in_the_folders_of_what_they_test() -> None:
         if not (ROOT / "dims" / path.parent.relative_to(ROOT / "tests" / kind)).is_dir()
     ]
     assert lost == []
+
+
+def _code(path: Path) -> str:
+    """The source without texts: a docstring or a hint may name a clock."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.unparse(tree)
+
+
+def test_nobody_reads_a_clock_but_the_clock() -> None:
+    readers = {
+        f"{_module(path)}: {found.group()}"
+        for path in _sources()
+        if path != ROOT / "dims/system/clock.py"
+        for found in CLOCKS.finditer(_code(path))
+    }
+    assert readers == set()

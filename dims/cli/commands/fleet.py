@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from dims.cli import render
 from dims.cli.waiting import complain_about, until_gone, until_settled
 from dims.cli.where import Where, located
 from dims.errors import NotRunningError, TimedOutError, UsageError
+from dims.system.clock import SYSTEM
 from dims.system.locks import holder
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -39,7 +39,7 @@ def start(
     """
     if all_ and bots:
         raise UsageError("give --all or bots, not both")
-    began_s = time.monotonic()
+    began_s = SYSTEM.monotonic()
     before = _status(place)
     if before is not None and foreground:
         raise UsageError("the supervisor runs already", hint="`dims stop` first")
@@ -56,7 +56,7 @@ def start(
     answer = _status(place)
     if answer is None:
         raise NotRunningError("the supervisor left while its bots started")
-    _show(answer, already=before is not None, took_s=time.monotonic() - began_s)
+    _show(answer, already=before is not None, took_s=SYSTEM.monotonic() - began_s)
     complain_about(settled)
 
 

@@ -25,6 +25,7 @@ from dims.supervisor.units.worker_terms import (
     storage_terms,
     worker_terms,
 )
+from dims.system.clock import SYSTEM
 from dims.system.locks import holder
 from dims.system.prctl import end_with_parent
 
@@ -69,7 +70,7 @@ async def _storage(place: Where, config: Config, bot: str) -> AsyncIterator[Stor
     bots = [one.id for one in config.bots]
     async with reachable(config, place.layout, say=_say, may_make=True) as reached:
         sealed = SealedRoles.load(roles_file(place.layout.state))
-        roles = Roles(sealed, shape_of(config), bots)
+        roles = Roles(sealed, shape_of(config), bots, SYSTEM.utc)
         if holder(place.layout.lock) is None:
             await _prepare(config, reached.address, roles)
         handed = roles.handed()

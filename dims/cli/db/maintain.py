@@ -15,6 +15,7 @@ from dims.cli.db.place import confirmed, with_database
 from dims.cli.render import size
 from dims.cli.where import Where, as_json, located
 from dims.errors import NotRunningError, StateError, UsageError
+from dims.system.clock import SYSTEM
 
 if TYPE_CHECKING:
     from dims.config import Config
@@ -66,7 +67,7 @@ def maintain(  # noqa: PLR0917 (click passes by name)
             done = await upkeep.maintain(
                 connection,
                 shape,
-                now=datetime.now(UTC),
+                now=datetime.fromtimestamp(SYSTEM.utc(), UTC),
                 keep_audit_days=_or(keep_audit_days, upkeep.KEEP_AUDIT_DAYS),
                 keep_done_days=_or(keep_done_days, upkeep.KEEP_DONE_DAYS),
                 dry_run=dry_run,

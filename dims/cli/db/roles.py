@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from dims.cli.db.place import with_database
 from dims.cli.render import duration, table
 from dims.cli.where import Where, as_json, located
 from dims.errors import NotRunningError, StateError, UsageError
+from dims.system.clock import SYSTEM
 
 if TYPE_CHECKING:
     from dims.config import Config
@@ -70,7 +70,7 @@ def roles(place: Where, json_: bool) -> None:
         since = {role.role: role.since for id_ in sealed.ids() if (role := sealed.get(id_))}
         async with connected(reached.address) as connection:
             rights = await inspection.rights(connection, found.shape)
-        now = time.time()
+        now = SYSTEM.utc()
         return {
             "roles": [
                 {

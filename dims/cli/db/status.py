@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from dims.cli.db import text as db_render
 from dims.cli.db.place import with_database
 from dims.cli.where import Where, as_json, located
 from dims.errors import DimsError, NotRunningError, ServiceError, StateError
+from dims.system.clock import SYSTEM
 
 if TYPE_CHECKING:
     from dims.config import Config
@@ -107,7 +107,7 @@ async def _roles(
     except StateError as error:
         sealed, trouble = sealed_roles.SealedRoles(path), str(error)
     there = set(await inspection.login_roles(connection, found.shape))
-    now = time.time()
+    now = SYSTEM.utc()
     keys = {
         sealed_roles.OPERATOR: found.shape.operator,
         sealed_roles.AUDITOR: found.shape.auditor,

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from dims.ipc.wire.answers import error_body, error_from
 from dims.ipc.wire.envelope import CANCEL, ERROR, REPLY, Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import FRAME_LIMIT_BYTES, FrameDecoder, encode
 from dims.ipc.wire.ids import new_id
+from dims.system.clock import SYSTEM
 from dims.system.peer import Peer, peer_of
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Channel(asyncio.Protocol):
         timeout_s: float,
     ) -> Coroutine[Any, Any, Envelope]:
         """The reply to one message; see `ask`."""
-        expires_s = time.time() + timeout_s
+        expires_s = SYSTEM.utc() + timeout_s
         envelope = Envelope(
             new_id(),
             kind,

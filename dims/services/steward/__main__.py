@@ -14,6 +14,7 @@ import setproctitle
 from dims.errors import DimsError, with_hint
 from dims.logs import log_service
 from dims.services.steward.steward import Steward
+from dims.system.clock import SYSTEM
 from dims.system.prctl import forbid_dumps
 
 
@@ -39,7 +40,7 @@ def main() -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    await Steward(options.notify, options.unit, options.incarnation).run()
+    await Steward(options.notify, options.unit, options.incarnation, SYSTEM).run()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -40,7 +39,11 @@ class Handed:
 class Roles:
     """The roles of these bots, and of operators and auditors."""
 
-    def __init__(self, sealed: SealedRoles, shape: Shape, bots: Collection[str]) -> None:
+    def __init__(
+        self, sealed: SealedRoles, shape: Shape, bots: Collection[str], utc: Callable[[], float]
+    ) -> None:
+        """`utc` gives the time in seconds since 1970."""
+        self._utc = utc
         self._sealed = sealed
         self._shape = shape
         self.bots = tuple(bots)
@@ -102,7 +105,7 @@ class Roles:
 
     def older_than(self, days: int) -> list[str]:
         """Bots whose passwords are older."""
-        before_s = time.time() - days * DAY_S
+        before_s = self._utc() - days * DAY_S
         sealed = {bot: self._known(bot) for bot in self.bots}
         return [bot for bot, one in sealed.items() if one is not None and one.since < before_s]
 
@@ -154,7 +157,10 @@ class Roles:
         for key in keys:
             password = new_password()
             made.append(
-                (key, SealedRole(self._role(key), password, verifier(password), time.time(), False))
+                (
+                    key,
+                    SealedRole(self._role(key), password, verifier(password), self._utc(), False),
+                )
             )
         return made
 

@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import random
 import signal
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +42,7 @@ from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import is_passing, translate
 from dims.storage.names import Shape
 from dims.system import sealed as seal
+from dims.system.clock import Clock
 
 READY_WITHIN_S = 50.0
 """Less than the start_timeout_s of a service, so that the reason is ours and not just a late start.
@@ -78,7 +77,8 @@ _log = logging.getLogger(__name__)
 class Steward:
     """Runs until it is told to leave, or cannot prepare the database."""
 
-    def __init__(self, socket: str, unit: str, incarnation: int) -> None:
+    def __init__(self, socket: str, unit: str, incarnation: int, clock: Clock) -> None:
+        self._clock = clock
         self._bond = Membership(
             socket, unit, incarnation, on_order=self._heed, orders=ORDERS, on_request=self._answer
         )
@@ -169,8 +169,8 @@ class Steward:
         if terms.address is not None:
             self._learn(terms.address)
         sealed = SealedRoles.load(terms.roles_file)
-        self._roles = Roles(sealed, _shape(terms), terms.bots)
-        began_s = time.monotonic()
+        self._roles = Roles(sealed, _shape(terms), terms.bots, self._clock.utc)
+        began_s = self._clock.monotonic()
         await self._prepare(terms, self._roles, began_s)
         while True:
             await asyncio.sleep(ASK_EVERY_S)
@@ -186,13 +186,13 @@ class Steward:
                 reason = await self._try_to_settle(terms, roles)
             if reason is None:
                 return
-            waited_s = time.monotonic() - began_s
+            waited_s = self._clock.monotonic() - began_s
             if away and waited_s > GO_ON_AFTER_S and self._go_on_without(terms, roles, away):
                 return
             if waited_s > (patience_s if away else READY_WITHIN_S):
                 raise ServiceError(reason)
             self._beat(reason)
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(delay_s * (1.0 + self._clock.draw()) / 2)
             delay_s = min(LAST_RETRY_S, delay_s * 2)
 
     async def _reach(self, terms: StewardTerms) -> str | None:
@@ -286,11 +286,11 @@ class Steward:
         _log.warning("%s", trouble)
 
     async def _rotate_old(self, terms: StewardTerms, roles: Roles) -> None:
-        if time.monotonic() - self._tended_s < HOUR_S or self._connection is None:
+        if self._clock.monotonic() - self._tended_s < HOUR_S or self._connection is None:
             return
         async with self._using:
             await make_room_for_audit(self._connection, _shape(terms))
-            self._tended_s = time.monotonic()
+            self._tended_s = self._clock.monotonic()
             old = roles.older_than(terms.rotate_days) if terms.rotate_days else []
             if old:
                 await roles.rotate(self._connection, old)

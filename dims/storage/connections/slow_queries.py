@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
+
+from dims.system.clock import SYSTEM
 
 log = logging.getLogger("dims.storage")
 
@@ -68,7 +69,7 @@ class SlowQueries:
             return
         sql = masked(record.query)
         self.count += 1
-        self.last.append(SlowQuery(time.time(), record.elapsed, sql))
+        self.last.append(SlowQuery(SYSTEM.utc(), record.elapsed, sql))
         log.warning("%s: a statement took %.3f s: %s", self._name, record.elapsed, sql)
 
 

@@ -25,6 +25,7 @@ from dims.storage.embedded.child import Manner
 from dims.storage.embedded.home import Home
 from dims.storage.embedded.probe import Health
 from dims.storage.embedded.server_user import Account
+from dims.system.clock import SYSTEM
 
 FORMER_LEAVES_S = 10.0
 """How long processes of a former server may take to leave once their service was killed."""
@@ -132,12 +133,12 @@ class EmbeddedServer(ABC):
             os.close(descriptor)
 
     def _wait_for_the_former(self, descriptor: int) -> None:
-        until_s = time.monotonic() + FORMER_LEAVES_S
+        until_s = SYSTEM.monotonic() + FORMER_LEAVES_S
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                if time.monotonic() > until_s:
+                if SYSTEM.monotonic() > until_s:
                     raise ServiceError(
                         f"a former {self.name} still runs",
                         hint=f"`fuser -v {self.home.alive}` names it; end it",

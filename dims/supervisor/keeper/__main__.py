@@ -53,6 +53,7 @@ from dims.supervisor.core.brains import (
     after_end,
 )
 from dims.supervisor.reaping import reap
+from dims.system.clock import SYSTEM, Clock
 from dims.system.exits import start_time
 from dims.system.locks import FileLock
 from dims.system.prctl import become_subreaper, forbid_dumps
@@ -79,7 +80,10 @@ Said = KeeperWelcome | StopFleet | SpawnDone | SpawnRefused | Exit
 class Keeper:
     """Runs until the brain says that all is stopped; `run` returns the exit code."""
 
-    def __init__(self, layout: Layout, config: Path, handed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, layout: Layout, config: Path, handed: Mapping[str, Any], clock: Clock
+    ) -> None:
+        self._clock = clock
         self._layout = layout
         self._config = config
         self._environment = handed.get("environment", {})
@@ -120,7 +124,7 @@ class Keeper:
             while not self._finished or self._brain_pid:
                 self._turn()
             # What a bot started in a session of its own is still below us.
-            _end_all_children(LEFTOVERS_S)
+            _end_all_children(LEFTOVERS_S, self._clock)
         finally:
             self._clean_up()
         return self._exit_code
@@ -141,7 +145,7 @@ class Keeper:
 
     def _turn(self) -> None:
         dues = [due_s for due_s in (self._brain_due_s, self._stop_due_s) if due_s is not None]
-        timeout_s = max(0.0, min(dues) - time.monotonic()) if dues else None
+        timeout_s = max(0.0, min(dues) - self._clock.monotonic()) if dues else None
         for key, what in self._selector.select(timeout_s):
             if key.fileobj is self._wakeup:
                 self._wakeup.recv(4096)
@@ -154,12 +158,12 @@ class Keeper:
         if self._stopping and not self._stop_said:
             # Not in the signal handler: it could cut a message in two.
             self._tell_to_stop()
-        if self._stop_due_s is not None and time.monotonic() >= self._stop_due_s:
+        if self._stop_due_s is not None and self._clock.monotonic() >= self._stop_due_s:
             self._stop_due_s = None
             if self._brain_pid:
                 _log("the brain does not answer: ending it")
                 os.kill(self._brain_pid, signal.SIGKILL)
-        if self._brain_due_s is not None and time.monotonic() >= self._brain_due_s:
+        if self._brain_due_s is not None and self._clock.monotonic() >= self._brain_due_s:
             self._start_brain()
 
     def _asked_to_stop(self, number: int, _frame: object) -> None:
@@ -171,7 +175,7 @@ class Keeper:
 
     def _tell_to_stop(self) -> None:
         self._stop_said = True
-        self._stop_due_s = time.monotonic() + STOP_ANSWER_S
+        self._stop_due_s = self._clock.monotonic() + STOP_ANSWER_S
         self._say(StopFleet())
 
     def _start_brain(self) -> None:
@@ -182,7 +186,7 @@ class Keeper:
             # No process or memory to be had just now: the bots go on, so do we.
             _log(f"cannot start a brain: {error}")
             self._drop_link()
-            self._brain_due_s = time.monotonic() + LONGEST_DELAY_S
+            self._brain_due_s = self._clock.monotonic() + LONGEST_DELAY_S
 
     def _spawn_brain(self) -> None:
         ours, theirs = socket.socketpair()
@@ -195,7 +199,7 @@ class Keeper:
         inherited = {self._control: CONTROL_FD, self._bots: BOT_FD, _high(theirs.detach()): LINK_FD}
         self._brain_pid = _spawn(argv, self._brain_log, inherited)
         os.close(next(fd for fd, number in inherited.items() if number == LINK_FD))
-        self._brain_at_s = time.monotonic()
+        self._brain_at_s = self._clock.monotonic()
         welcome = KeeperWelcome(self._environment, tuple(self._exits.values()), self._wish)
         # What the operator asked for at the start is asked once: later it is desired state.
         self._wish = None
@@ -216,7 +220,7 @@ class Keeper:
         self._drop_link()
         if self._finished:
             return
-        now_s, status = time.monotonic(), exit_.status
+        now_s, status = self._clock.monotonic(), exit_.status
         self._brains, answer = after_end(
             self._brains,
             now_s - self._brain_at_s,
@@ -233,7 +237,7 @@ class Keeper:
                 self._finished = True
             case EndAll():
                 _log("no brain lives long enough to stop the fleet: ending all processes")
-                _end_all_children(LAST_RESORT_S)
+                _end_all_children(LAST_RESORT_S, self._clock)
                 self._finished = True
 
     def _drop_link(self) -> None:
@@ -341,15 +345,15 @@ class Keeper:
         self._lock.release()
 
 
-def _end_all_children(within_s: float) -> None:
+def _end_all_children(within_s: float, clock: Clock) -> None:
     """TERM, and KILL in the end, for all below us: as a subreaper we inherit every one of them."""
-    until_s = time.monotonic() + within_s
+    until_s = clock.monotonic() + within_s
     while True:
         reap()
         children = _children()
         if not children:
             return
-        number = signal.SIGTERM if time.monotonic() < until_s else signal.SIGKILL
+        number = signal.SIGTERM if clock.monotonic() < until_s else signal.SIGKILL
         for pid in children:
             os.kill(pid, number)
         time.sleep(0.2)
@@ -436,7 +440,7 @@ def main() -> int:
     layout = Layout(Path(arguments.state_dir))
     os.chdir(layout.state)
     try:
-        return Keeper(layout, Path(arguments.config), handed).run()
+        return Keeper(layout, Path(arguments.config), handed, SYSTEM).run()
     except AlreadyRunningError as error:
         _log(str(error))
         return error.exit_code

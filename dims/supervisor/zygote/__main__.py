@@ -18,7 +18,6 @@ import selectors
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -38,6 +37,7 @@ from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, lo
 from dims.supervisor.zygote.holes import fill_holes
 from dims.supervisor.zygote.immortal import doubt, make_immortal, this_interpreter
 from dims.supervisor.zygote.interpreters import refusal
+from dims.system.clock import SYSTEM, Clock
 from dims.system.exits import start_time
 from dims.system.prctl import forbid_dumps
 
@@ -59,8 +59,16 @@ class Zygote:
     """Forks workers until told to leave."""
 
     def __init__(
-        self, socket_path: str, unit: str, incarnation: int, entry: Entry, sharing: Sharing
+        self,
+        socket_path: str,
+        unit: str,
+        incarnation: int,
+        *,
+        entry: Entry,
+        sharing: Sharing,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._path = socket_path
         self._unit = unit
         self._incarnation = incarnation
@@ -70,7 +78,7 @@ class Zygote:
         self._workers: dict[int, Forked] = {}
         self._link: socket.socket | None = None
         self._decoder = FrameDecoder()
-        self._alone_since_s = time.monotonic()
+        self._alone_since_s = self._clock.monotonic()
         self._leaving = False
         self._spare: tuple[int, socket.socket] | None = None
         """A child forked ahead of need, and where it takes its order."""
@@ -127,7 +135,7 @@ class Zygote:
             link.connect(self._path)
         except OSError:
             link.close()
-            if not self._workers and time.monotonic() - self._alone_since_s > ORPHAN_LIMIT_S:
+            if not self._workers and self._clock.monotonic() - self._alone_since_s > ORPHAN_LIMIT_S:
                 raise _LeaveError from None
             return
         self._link, self._decoder = link, FrameDecoder()
@@ -158,7 +166,7 @@ class Zygote:
         if self._link is not None:
             self._link.close()
         self._link = None
-        self._alone_since_s = time.monotonic()
+        self._alone_since_s = self._clock.monotonic()
 
     def _heed(self, message: Envelope) -> None:
         if message.kind == WELCOME:
@@ -298,7 +306,8 @@ def main() -> int:
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 (the only way to ask without raising)
         raise RuntimeError("a loop runs in the zygote")
     sharing = settle_heap(arguments.copy_because)
-    Zygote(arguments.notify, arguments.unit, arguments.incarnation, entry, sharing).run()
+    about = (arguments.notify, arguments.unit, arguments.incarnation)
+    Zygote(*about, entry=entry, sharing=sharing, clock=SYSTEM).run()
     return 0
 
 

@@ -25,6 +25,7 @@ from dims.storage.bot.repositories.repository import (
     said,
 )
 from dims.storage.connections.storage_errors import ConflictError
+from dims.system.clock import SYSTEM
 
 log = logging.getLogger("dims.storage")
 
@@ -45,7 +46,11 @@ class NewMessage:
 
     def sent(self) -> datetime:
         """When it was sent, or now. Raises UsageError without a time zone."""
-        return datetime.now(UTC) if self.sent_at is None else aware(self.sent_at, "sent_at")
+        return (
+            datetime.fromtimestamp(SYSTEM.utc(), UTC)
+            if self.sent_at is None
+            else aware(self.sent_at, "sent_at")
+        )
 
     def media_json(self) -> str | None:
         """`media` as text. Raises UsageError for what is no JSON."""
@@ -192,7 +197,7 @@ class Messages(Repository[Message]):
         """Takes the new text of a Telethon event or message; False when the message is not stored,
         or with this edit or a later one."""
         message = _message(source)
-        edited_at = message.edit_date or datetime.now(UTC)
+        edited_at = message.edit_date or datetime.fromtimestamp(SYSTEM.utc(), UTC)
         where = (message.chat_id, message.id)
         return await self._done(_EDITED, *where, as_text(message.message or ""), edited_at) > 0
 

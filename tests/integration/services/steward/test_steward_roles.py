@@ -20,6 +20,7 @@ from dims.storage.admin.sealed_roles import OPERATOR, SealedRole, SealedRoles, r
 from dims.storage.connections.connecting import connect
 from dims.storage.connections.storage_errors import StorageError
 from dims.storage.names import Shape
+from dims.system.clock import SYSTEM
 
 _numbers = itertools.count()
 BOTS = ("ada", "bob")
@@ -47,7 +48,7 @@ class Place:
 
     def roles(self, *bots: str) -> Roles:
         """As a steward has them that has just started."""
-        return Roles(self.sealed(), self.shape, bots or BOTS)
+        return Roles(self.sealed(), self.shape, bots or BOTS, SYSTEM.utc)
 
     def seals(self, bot: str) -> SealedRole:
         found = self.sealed().get(bot)
@@ -309,7 +310,7 @@ async def test_passwords_are_old_after_so_many_days(place: Place) -> None:
 async def test_another_prefix_is_another_set_of_roles(place: Place) -> None:
     await place.roles().settle(place.admin)
     other = replace(place.shape, prefix=f"{place.shape.prefix}x")
-    roles = Roles(place.sealed(), other, BOTS)
+    roles = Roles(place.sealed(), other, BOTS, SYSTEM.utc)
     assert not roles.is_complete
     assert roles.handed().roles == {}
 

@@ -15,6 +15,7 @@ from dims.ipc.wire.sentences import read
 from dims.ipc.words.keeping import SpawnRefused
 from dims.layout import Layout
 from dims.supervisor.keeper.__main__ import Keeper
+from dims.system.clock import SYSTEM
 
 NOWHERE = {"tag": "echo/1", "argv": ["/nowhere/program"], "log": "/dev/null"}
 
@@ -25,7 +26,7 @@ class Brain:
     def __init__(self, directory: Path) -> None:
         self.link, ours = socket.socketpair()
         self.link.settimeout(10.0)
-        self.keeper = Keeper(Layout(directory), directory / "bots.yaml", {})
+        self.keeper = Keeper(Layout(directory), directory / "bots.yaml", {}, SYSTEM)
         self.keeper._open_link(ours)
 
     def says(self, kind: str, body: Mapping[str, Any]) -> None:
