@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dims.sandbox.telegram.hub import Hub
 from dims.sandbox.telegram.keyring import Keyring
 from dims.sandbox.telegram.world import World
 from dims.sandbox.telegram.world_store import WorldStore
+from dims.system.clock import SYSTEM
 
 DC_ID = 2
 SOCKET_PATH_LIMIT_BYTES = 107
@@ -41,7 +41,7 @@ class Sandbox:
         *,
         port: int = 0,
         control: Path | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = SYSTEM.utc,
     ) -> None:
         self._directory = directory
         self._port = port

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import time
 import weakref
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dims.ipc.mailbox.files.file_names import SUFFIX, SegmentName, Writer, next_
 from dims.ipc.mailbox.files.records import HEAD
 from dims.ipc.wire.envelope import Priority
 from dims.layout import PRIVATE_FILE
+from dims.system.clock import SYSTEM
 
 SEGMENT_BYTES = 1024 * 1024
 """A writer begins a new file beyond this size: what is consumed can be removed by the megabyte."""
@@ -59,7 +59,7 @@ class SegmentWriter:
         """A new file behind all that this writer has there; raises OSError."""
         names = map(parse_name, list_names(directory))
         numbers = [name.number for name in names if name and name.lane == (writer, priority)]
-        number = next_number(numbers, time.time_ns() // 1_000)
+        number = next_number(numbers, int(SYSTEM.utc() * 1e6))
         segment = cls(directory, SegmentName(writer, priority, number, os.urandom(2).hex()))
         steps = 1 + len(numbers) // _FILES_PER_STEP
         segment.limit_bytes = SEGMENT_BYTES * min(LONGEST_SEGMENTS, steps)
