@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
 
 RENEWS_AFTER = 1 / 3
-"""Part of a lease after which it is renewed: two attempts may fail."""
+"""Part of a loan's time after which it is renewed: two attempts may fail."""
 
 Tell = Callable[[ConnectionsHeld], None]
 Allow = Callable[[int], None]
@@ -55,8 +55,8 @@ class Borrower:
         """The brain's word."""
         if word.number <= self._seen:
             return
-        self._until_s = now_s + word.lease_s
-        self._renewed_s = now_s + word.lease_s * RENEWS_AFTER
+        self._until_s = now_s + word.loan_s
+        self._renewed_s = now_s + word.loan_s * RENEWS_AFTER
         self._owes = True
         self._seen, self._granted = word.number, max(0, word.lent)
         self._allow(self._share + self._granted)

@@ -149,10 +149,10 @@ class Whereabouts:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionsLent:
-    """Word `number`: so many connections are borrowed by you for `lease_s` seconds."""
+    """Word `number`: so many connections are borrowed by you for `loan_s` seconds."""
 
     kind: ClassVar[str] = "connections"
 
     lent: int
     number: int
-    lease_s: float
+    loan_s: float

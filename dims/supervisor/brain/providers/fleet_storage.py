@@ -41,7 +41,7 @@ from dims.supervisor.units.units import POSTGRES, STEWARD, VALKEY
 from dims.supervisor.units.worker_terms import storage_place, storage_terms
 from dims.system.clock import Clock
 
-LEASE_S = 600.0
+LOAN_S = 600.0
 """How long borrowed connections outlive the brain that lent them."""
 SLOW_KEPT = 50
 LONGEST_SQL = 300
@@ -202,7 +202,7 @@ class FleetStorage:
     def _tell(self, decision: budget.Decision) -> None:
         self._budget, words = decision
         for word in words:
-            self._say(word.unit, ConnectionsLent(word.granted, word.number, LEASE_S))
+            self._say(word.unit, ConnectionsLent(word.granted, word.number, LOAN_S))
 
     # What operators ask
 

@@ -11,7 +11,7 @@ from dims.errors import ProtocolError
 from dims.ipc.wire.sentences import read
 from dims.ipc.words.fleet import ConnectionsHeld, ConnectionsLent
 
-SHARE, LEASE_S = 2, 600.0
+SHARE, LOAN_S = 2, 600.0
 
 
 class Worker:
@@ -31,7 +31,7 @@ class Worker:
         return self.allowances[-1]
 
     def hears(self, number: int, lent: int, now_s: float = 0.0) -> None:
-        self.borrower.heard(ConnectionsLent(lent, number, LEASE_S), now_s)
+        self.borrower.heard(ConnectionsLent(lent, number, LOAN_S), now_s)
 
     def says(self) -> list[ConnectionsHeld]:
         """What it has said since the last time."""
@@ -135,33 +135,33 @@ def test_an_old_word_counts_no_more(worker: Worker, number: int) -> None:
 
 def test_what_is_borrowed_is_renewed_after_a_third_of_its_time(worker: Worker) -> None:
     worker.borrows_one()
-    worker.borrower.tick(LEASE_S / 3 - 1)
+    worker.borrower.tick(LOAN_S / 3 - 1)
     assert worker.says() == []
-    worker.borrower.tick(LEASE_S / 3)
+    worker.borrower.tick(LOAN_S / 3)
     assert worker.says() == [ConnectionsHeld(1, 1, 1, renews=True)]
-    worker.hears(2, 1, now_s=LEASE_S / 3)
+    worker.hears(2, 1, now_s=LOAN_S / 3)
     worker.says()
-    worker.borrower.tick(LEASE_S - 1)
-    worker.borrower.tick(LEASE_S + 1)
+    worker.borrower.tick(LOAN_S - 1)
+    worker.borrower.tick(LOAN_S + 1)
     assert worker.borrower.granted == 1
 
 
 def test_without_a_brain_it_expires_and_the_share_stays(worker: Worker) -> None:
     worker.borrows_one()
-    worker.borrower.tick(LEASE_S - 0.001)
+    worker.borrower.tick(LOAN_S - 0.001)
     assert worker.allowed == SHARE + 1
-    worker.borrower.tick(LEASE_S)
+    worker.borrower.tick(LOAN_S)
     assert (worker.allowed, worker.borrower.granted) == (SHARE, 0)
     assert worker.says()[-1].wants == 1, "it says so to whatever brain comes"
     worker.borrower.changed(SHARE, SHARE)
-    worker.borrower.tick(10 * LEASE_S)
+    worker.borrower.tick(10 * LOAN_S)
     assert worker.allowed == SHARE
 
 
 def test_what_is_open_and_not_in_use_expires_too(worker: Worker) -> None:
     worker.borrows_one()
     worker.borrower.changed(SHARE + 1, 0)
-    worker.borrower.tick(LEASE_S)
+    worker.borrower.tick(LOAN_S)
     assert worker.allowed == SHARE
     assert worker.says() == [ConnectionsHeld(1, 0, 1, renews=True)]
     worker.borrower.changed(SHARE, 0)
@@ -170,16 +170,16 @@ def test_what_is_open_and_not_in_use_expires_too(worker: Worker) -> None:
 
 def test_who_waits_is_not_told_over_and_over_that_it_has_its_share(worker: Worker) -> None:
     worker.borrower.changed(SHARE, SHARE + 1)
-    for now_s in (1.0, LEASE_S, 2 * LEASE_S):
+    for now_s in (1.0, LOAN_S, 2 * LOAN_S):
         worker.borrower.tick(now_s)
     assert worker.allowances == [SHARE]
 
 
 def test_a_word_after_it_has_expired_is_as_good_as_any(worker: Worker) -> None:
     worker.borrows_one()
-    worker.borrower.tick(LEASE_S)
+    worker.borrower.tick(LOAN_S)
     worker.borrower.changed(SHARE, SHARE + 1)
-    worker.hears(2, 1, now_s=LEASE_S + 1)
+    worker.hears(2, 1, now_s=LOAN_S + 1)
     assert worker.allowed == SHARE + 1
 
 
