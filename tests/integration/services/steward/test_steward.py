@@ -492,7 +492,7 @@ async def test_killed_at_any_step_of_its_work_the_next_one_finishes(
         await one.ended()
         await root.execute("ROLLBACK")
         await one.starts()
-        await may_come_in(empty, await one.says("ready"))
+        await may_come_in(empty, await one.ready())
         await one.leaves()
     await root.close()
 
