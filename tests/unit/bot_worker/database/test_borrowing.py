@@ -201,7 +201,7 @@ def test_a_brain_that_grants_less_than_nothing_leaves_the_share(worker: Worker) 
     worker.hears(1, -5)
     assert worker.allowed == SHARE
     worker.borrower.changed(SHARE, SHARE + 1)
-    assert worker.says()[-1]["seen"] == 1, "it has heard"
+    assert worker.says()[-1].seen == 1, "it has heard"
 
 
 @pytest.mark.parametrize("word", [{}, {"number": 1, "lent": "x", "lease_s": 1}, {"number": None}])
