@@ -22,8 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from measures import machine, percentile, table
-from stored_fleet import Answer, StoredFleet, Talk, busiest, cpu_s, say, settled
+from measures import cpu_s, machine, percentile, table
+from stored_fleet import Answer, StoredFleet, Talk, busiest, say, settled
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -83,9 +83,9 @@ def trial(
         bot: BUSY_RATE if number < BUSY else QUIET_RATE for number, bot in enumerate(fleet.bots)
     }
     with Counted(place, server.server_pid()) as counted, Talk(fleet, rates) as talk:
-        used_s, began_s = cpu_s(brain), time.monotonic()
+        used_s, began_s = cpu_s([brain]), time.monotonic()
         time.sleep(options.seconds)
-        used_s, took_s = cpu_s(brain) - used_s, time.monotonic() - began_s
+        used_s, took_s = cpu_s([brain]) - used_s, time.monotonic() - began_s
     answers = settled(fleet, talk)
     served = Counter(one.bot for one in answers)
     told = Counter(bot for bot, _, _ in talk.said_at_s)

@@ -56,12 +56,19 @@ def memory(pids: Iterable[int]) -> Memory:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """User and system time of processes so far, in seconds, their reaped children left out."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """Time that processes have been on a processor so far, in seconds, their reaped children left
+    out.
+
+    From schedstat, in nanoseconds per thread: stat counts whole ticks of 10 ms, and a warm start of
+    a bot takes less.
+    """
+    threads = (thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir())
+    return (
+        sum(
+            int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads
+        )
+        / 1e9
+    )
 
 
 def tree(root: int) -> list[psutil.Process]:

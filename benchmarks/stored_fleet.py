@@ -8,7 +8,6 @@ nothing of what is killed meanwhile.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
@@ -269,9 +268,3 @@ def settled(fleet: StoredFleet, talk: Talk) -> list[Answer]:
 def say(text: str) -> None:
     """One line of progress, with the time of day."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def cpu_s(pid: int) -> float:
-    """Seconds of processor time the process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
