@@ -189,6 +189,7 @@ class Worker:
             tracker.start_from(await client(functions.updates.GetStateRequest()))
         session.save()
         await self._call_setup(bot)
+        tracker.serve()
         await self.mail.start()
         if self._bond is not None:
             self._bond.ready()

@@ -30,6 +30,7 @@ class UpdateTracker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._slots = asyncio.Semaphore(handlers_at_once)
+        self._serving = asyncio.Event()
         self.seen = 0
         """Updates received since the start of the process."""
         self._missed: dict[int, tuple[Any, Ticket]] = {}
@@ -56,12 +57,17 @@ class UpdateTracker:
         self._mark = Watermark(state.pts)
         self._store()
 
+    def serve(self) -> None:
+        """Handlers run from now on; what came before now, from the login on, has waited."""
+        self._serving.set()
+
     async def drain(self) -> None:
         """Takes no update any more, and returns when no handler is in hand.
 
         What is refused from now on stays unfinished, so that the next incarnation gets it.
         """
         self._closing = True
+        self._serving.set()
         await self._idle.wait()
 
     def close(self) -> None:
@@ -83,6 +89,8 @@ class UpdateTracker:
         self._idle.clear()
         # The task is this update's own: all its handlers run in it.
         correlation.begin(new_id())
+        # Telethon dispatches from the login on, when the bot's own setup has not run yet.
+        await self._serving.wait()
         # Telethon starts a task per update without bound; this is the bound on running handlers.
         await self._slots.acquire()
         task.add_done_callback(lambda ended: self._done(ended, ticket))
