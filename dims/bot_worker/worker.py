@@ -188,7 +188,7 @@ class Worker:
             tracker.start_from(await client(functions.updates.GetStateRequest()))
         session.save()
         await self._call_setup(bot)
-        tracker.open()
+        tracker.serve()
         await self.mail.start()
         if self._bond is not None:
             self._bond.ready()

@@ -72,6 +72,7 @@ class Bot:
         self.tracker = UpdateTracker(self.client, self.session, handlers_at_once=10)
         self.tracker.open()
         self.tracker.start_from(difference.State(10, 0, NOW, 0, 0))
+        self.tracker.serve()
         self.client._mb_entity_cache.set_self_user(1, True, 2)
         self.seen: list[str | None] = []
         for _ in range(2):

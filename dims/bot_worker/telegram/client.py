@@ -6,6 +6,7 @@ A bot in the sandbox differs in address and server key only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,10 +47,7 @@ async def sign_in(client: TelegramClient, terms: WorkerTerms) -> Any:
     try:
         async with asyncio.timeout(terms.limits.start_timeout_s):
             await client.connect()
-            me = await client.get_me()
-            if me is None:
-                await client.sign_in(bot_token=terms.token)
-                me = await client.get_me()
+            me = await _unless_lost(client, _log_in(client, terms.token))
     except (ConnectionError, asyncio.CancelledError) as error:
         # Telethon's update loop may meet a revoked session first: it hangs up under the login,
         # whose requests then end as cancelled.
@@ -60,6 +58,33 @@ async def sign_in(client: TelegramClient, terms: WorkerTerms) -> Any:
     if me is None:
         raise WorkerFailedError(Failure(FailureClass.FENCED, "Telegram ended the session at login"))
     return me
+
+
+async def _log_in(client: TelegramClient, token: str) -> Any:
+    me = await client.get_me()
+    if me is None:
+        await client.sign_in(bot_token=token)
+        me = await client.get_me()
+    return me
+
+
+async def _unless_lost(client: TelegramClient, requests: Coroutine[Any, Any, Any]) -> Any:
+    """What the requests give, or the error for which Telethon hung up meanwhile.
+
+    It answers or cancels what it has sent, and forgets what it was about to send.
+    """
+    work = asyncio.ensure_future(requests)
+    lost = asyncio.ensure_future(until_disconnected(client))
+    try:
+        await asyncio.wait((work, lost), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            # Without an error it hangs up in order to call another data centre.
+            lost.result()
+        return await work
+    finally:
+        work.cancel()
+        lost.cancel()
+        await asyncio.gather(work, lost, return_exceptions=True)
 
 
 async def until_disconnected(client: TelegramClient) -> None:

@@ -30,12 +30,12 @@ class UpdateTracker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._slots = asyncio.Semaphore(handlers_at_once)
+        self._serving = asyncio.Event()
         self.seen = 0
         """Updates received since the start of the process."""
         self._missed: dict[int, tuple[Any, Ticket]] = {}
         """Messages of a difference that are not dispatched yet, by identity."""
         self._closing = False
-        self._opened = asyncio.Event()
         session.on_state = self._logged_in
         session.on_own = self._did_itself
         session.on_difference = self._caught_up
@@ -57,9 +57,9 @@ class UpdateTracker:
         self._mark = Watermark(state.pts)
         self._store()
 
-    def open(self) -> None:
-        """Lets handlers begin: those of updates that came before have waited for this."""
-        self._opened.set()
+    def serve(self) -> None:
+        """Handlers run from now on; what came before now, from the login on, has waited."""
+        self._serving.set()
 
     async def drain(self) -> None:
         """Takes no update any more, and returns when no handler is in hand.
@@ -67,7 +67,7 @@ class UpdateTracker:
         What is refused from now on stays unfinished, so that the next incarnation gets it.
         """
         self._closing = True
-        self._opened.set()
+        self._serving.set()
         await self._idle.wait()
 
     def close(self) -> None:
@@ -89,8 +89,8 @@ class UpdateTracker:
         self._idle.clear()
         # The task is this update's own: all its handlers run in it.
         correlation.begin(new_id())
-        # Telethon catches up as soon as it is connected; a bot is set up only then.
-        await self._opened.wait()
+        # Telethon dispatches from the login on, when the bot's own setup has not run yet.
+        await self._serving.wait()
         # Telethon starts a task per update without bound; this is the bound on running handlers.
         await self._slots.acquire()
         task.add_done_callback(lambda ended: self._done(ended, ticket))

@@ -31,6 +31,8 @@ def first_time(what):
 
 async def setup(context):
     global bot
+    if context.settings.get("setup") == "late":
+        await asyncio.sleep(0.2)
     bot = context
     match bot.settings.get("setup"):
         case "die":
@@ -63,7 +65,7 @@ defaults:
   limits: {heartbeat_s: 0.2, stuck_after_s: 1.5, drain_timeout_s: 0.5, flood_sleep_s: 0}
 bots:
   - {id: well, handlers: bot.py}
-  - {id: slow, handlers: bot.py, limits: {drain_timeout_s: 10}}
+  - {id: slow, handlers: bot.py, settings: {setup: late}, limits: {drain_timeout_s: 10}}
   - {id: flooded, handlers: bot.py}
   - {id: expired, handlers: bot.py}
   - {id: revoked, handlers: bot.py}

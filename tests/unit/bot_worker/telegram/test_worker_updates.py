@@ -32,9 +32,9 @@ class Bot:
         self.session = FileSession(path)
         self.client = TelegramClient(self.session, 1, "x")
         self.tracker = UpdateTracker(self.client, self.session, handlers_at_once=10)
-        self.handled: list[int] = []
         self.tracker.start_from(difference.State(10, 0, NOW, 0, 0))
         self.doors: dict[int, asyncio.Event] = {}
+        self.handled: list[int] = []
         self.client.add_event_handler(self._handle, self._raw())
         self.client._mb_entity_cache.set_self_user(1, True, 2)
 
@@ -78,9 +78,17 @@ class Bot:
 @pytest_asyncio.fixture
 async def bot(tmp_path: Path):
     bot = Bot(tmp_path / "bot.session")
-    bot.tracker.open()
+    bot.tracker.serve()
     yield bot
     bot.session.updates.close()
+
+
+@pytest_asyncio.fixture
+async def early(tmp_path: Path):
+    """A bot whose setup has not returned."""
+    early = Bot(tmp_path / "early.session")
+    yield early
+    early.session.updates.close()
 
 
 async def test_the_state_advances_only_when_the_handler_has_ended(bot: Bot) -> None:
@@ -112,6 +120,28 @@ async def test_messages_of_a_difference_hold_the_state_where_it_was_asked_from(b
     assert bot.stored_pts == 21, "they would all come again after a restart"
 
 
+async def test_what_comes_before_the_bot_serves_waits_and_is_handled_then(early: Bot) -> None:
+    [missed] = early.catches_up(11, 1)
+    live = early.arrives(update(2, 12))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (early.handled, early.tracker.in_hand, early.stored_pts) == ([], 2, 10)
+    early.tracker.serve()
+    await early.ends(missed, 1)
+    await early.ends(live, 2)
+    assert (early.handled, early.stored_pts) == ([1, 2], 12)
+
+
+async def test_a_bot_that_never_serves_leaves_what_came_to_the_next(early: Bot) -> None:
+    task = early.arrives(update(1, 11))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(LIMIT_S):
+        await early.tracker.drain()
+        await task
+    early.tracker.close()
+    assert (early.handled, early.stored_pts) == ([], 10)
+
+
 async def test_a_drain_waits_for_what_is_in_hand_and_leaves_the_rest_to_the_next(bot: Bot) -> None:
     first = bot.arrives(update(1, 11))
     await asyncio.sleep(0)
@@ -132,27 +162,3 @@ async def test_an_update_of_a_channel_is_none_of_the_accounts_own(bot: Bot) -> N
     await asyncio.sleep(0)
     await bot.ends(task, 1)
     assert bot.stored_pts == 10
-
-
-async def test_what_was_missed_waits_until_the_bot_is_set_up(tmp_path: Path) -> None:
-    bot = Bot(tmp_path / "bot.session")
-    tasks = [*bot.catches_up(20, 1, 2), bot.arrives(update(3, 21))]
-    await asyncio.wait(tasks, timeout=0)
-    assert (bot.handled, bot.tracker.in_hand) == ([], 3)
-    bot.tracker.open()
-    for number, task in enumerate(tasks, 1):
-        await bot.ends(task, number)
-    assert (bot.handled, bot.stored_pts) == ([1, 2, 3], 21)
-    bot.session.updates.close()
-
-
-async def test_what_came_to_a_bot_that_is_never_set_up_is_for_the_next(tmp_path: Path) -> None:
-    bot = Bot(tmp_path / "bot.session")
-    tasks = [*bot.catches_up(20, 1), bot.arrives(update(2, 21))]
-    await asyncio.wait(tasks, timeout=0)
-    async with asyncio.timeout(LIMIT_S):
-        await bot.tracker.drain()
-        await asyncio.gather(*tasks)
-    bot.tracker.close()
-    assert (bot.handled, bot.stored_pts) == ([], 10)
-    bot.session.updates.close()
