@@ -10,7 +10,8 @@ from dims.config import MemorySharing
 from dims.errors import ProtocolError
 from dims.ipc.wire.sentences import read
 from dims.ipc.words.failures import ExitStatus
-from dims.ipc.words.sharing import Manner, Sharing
+from dims.ipc.words.sharing import Sharing
+from dims.ipc.words.states import Manner
 from dims.supervisor.brain.providers.zygote_memory import ZygoteMemory
 from dims.supervisor.core.facts import Incarnation
 
