@@ -269,7 +269,7 @@ class SlowStatement:
     took_s: float
     """how long it took"""
     sql: str
-    """its text, cut, without values"""
+    """its text, up to 300 characters"""
 
 
 @dataclass(frozen=True, slots=True)
