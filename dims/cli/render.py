@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dims.ipc.words.states import Manner, State
+
 _SHARING = {
-    "immortal": "shares what the zygote has",
-    "copy": "copies what it uses of the zygote's",
+    Manner.IMMORTAL: "shares what the zygote has",
+    Manner.COPY: "copies what it uses of the zygote's",
     None: "no zygote is ready",
 }
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
@@ -53,7 +55,7 @@ def status(answer: Mapping[str, Any]) -> list[str]:
     if supervisor["keeper_pid"] is None:
         lines.append("DEGRADED: the keeper is gone; `dims stop`, then `dims start`")
     lines += ["", *bots(answer["bots"])]
-    weak = [s for s in answer["services"] if s["state"] != "ready"]
+    weak = [s for s in answer["services"] if s["state"] != State.READY]
     lines += [f"service {s['id']} is {s['state']}: {s['reason']}" for s in weak]
     return lines
 
@@ -104,7 +106,7 @@ def _headline(supervisor: Mapping[str, Any]) -> str:
 
 
 def _row(unit: Mapping[str, Any]) -> tuple[str, ...]:
-    why = "" if unit["state"] == "ready" else unit["reason"]
+    why = "" if unit["state"] == State.READY else unit["reason"]
     if unit["retry_in_s"] is not None:
         why = f"again in {duration(unit['retry_in_s'])}: {why}"
     return (

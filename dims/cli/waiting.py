@@ -11,13 +11,14 @@ import click
 from dims.cli.tail import last_line
 from dims.cli.where import Where
 from dims.errors import BotError, NotRunningError, ServiceError, TimedOutError
+from dims.ipc.words.states import Desired, State
 from dims.system.clock import SYSTEM
 
 LOOK_S = 0.1
 LOOKS_SHARE = 0.1
 """Of the time is spent on looking, at most: an answer about a thousand bots takes the brain a while
 that it needs to start them."""
-SETTLED = frozenset({"ready", "degraded", "failed", "waiting", "stopped"})
+SETTLED = frozenset({State.READY, State.DEGRADED, State.FAILED, State.WAITING, State.STOPPED})
 """States that waiting longer does not change soon; the others are on their way."""
 NOT_WAITED_FOR = frozenset({"valkey"})
 """Services that bots start without; `dims health` says what is wrong with them."""
@@ -37,7 +38,7 @@ def until_settled(
         with place.brain() as brain:
             answer = brain.request("status")
         found = [bot for bot in answer["bots"] if bot["id"] in wanted]
-        ready = sum(bot["state"] == "ready" for bot in found)
+        ready = sum(bot["state"] == State.READY for bot in found)
         line = f"{ready} of {len(found)} bots ready"
         if line != shown and not quiet:
             click.echo(line, err=True)
@@ -56,7 +57,7 @@ def until_settled(
 
 def complain_about(bots: list[dict[str, Any]]) -> None:
     """Raises BotError when a bot that should serve does not."""
-    bad = [bot for bot in bots if bot["state"] != "ready" and bot["desired"] == "running"]
+    bad = [bot for bot in bots if bot["state"] != State.READY and bot["desired"] == Desired.RUNNING]
     if bad:
         names = "; ".join(f"{bot['id']} is {bot['state']}: {bot['reason']}" for bot in bad)
         raise BotError(names, hint=f"see `dims bot explain {bad[0]['id']}`")
@@ -66,7 +67,7 @@ def _complain_about_services(place: Where, services: list[dict[str, Any]]) -> No
     for service in services:
         if service["id"] in NOT_WAITED_FOR:
             continue
-        if service["state"] == "failed" or _backs_off_for_long(service):
+        if service["state"] == State.FAILED or _backs_off_for_long(service):
             name, reason = service["id"], service["reason"]
             # What died without a word may have left one in its log.
             last = last_line(place.layout.log(name)) if reason.startswith("exit") else ""
@@ -92,7 +93,7 @@ def _is_settled(bot: Mapping[str, Any]) -> bool:
 
 def _backs_off_for_long(unit: Mapping[str, Any]) -> bool:
     """What failed some times in a row has said all it will say for now."""
-    return bool(unit["state"] == "backing_off" and unit["failures"] > 2)
+    return bool(unit["state"] == State.BACKING_OFF and unit["failures"] > 2)
 
 
 def _answers(place: Where) -> bool:

@@ -11,34 +11,24 @@ import os
 import resource
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-import setproctitle
-
-from dims.errors import DimsError, with_hint
-from dims.ipc.links.membership import Membership
+from dims.ipc.links.process import joining, run_service, service_parser
 from dims.ipc.wire.sentences import Vocabulary
 from dims.ipc.words.fleet import Leave
-from dims.logs import log_service
 from dims.sandbox.server import Sandbox
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM, SIGINT or a "shutdown" request; returns the exit code."""
     options = _parse(arguments)
-    setproctitle.setproctitle("dims: sandbox")
-    log_service("sandbox", options.log)
-    logging.getLogger().setLevel(options.log_level)
     _raise_descriptor_limit()
-    try:
-        asyncio.run(_run(options))
-    except DimsError as error:
-        logging.getLogger("dims.sandbox").error("%s", with_hint(error))  # noqa: TRY400
-        return error.exit_code
-    return 0
+    return run_service(options, "sandbox", partial(_run, options))
 
 
 async def _run(options: argparse.Namespace) -> None:
+    logging.getLogger().setLevel(options.log_level)
     sandbox = Sandbox(options.dir.resolve(), port=options.port, control=options.control)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,19 +48,14 @@ async def _run(options: argparse.Namespace) -> None:
 
 def _join_fleet(options: argparse.Namespace, sandbox: Sandbox) -> asyncio.Task[None] | None:
     """Tells a supervisor where to find this Telegram, and every later one too."""
-    if options.notify is None:
+    fleet = joining(options, "sandbox")
+    if fleet is None:
         return None
 
     def heed(_leave: Leave) -> None:
         sandbox.stopped.set()
 
-    bond = Membership(
-        options.notify,
-        options.unit,
-        options.incarnation,
-        on_order=heed,
-        orders=Vocabulary(Leave),
-    )
+    bond = fleet.bond(heed, Vocabulary(Leave))
 
     async def join() -> None:
         await bond.join()
@@ -80,15 +65,11 @@ def _join_fleet(options: argparse.Namespace, sandbox: Sandbox) -> asyncio.Task[N
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dims.sandbox", description=__doc__)
+    parser = service_parser("dims.sandbox", __doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where keys and state are kept")
     parser.add_argument("--port", type=_port, default=0, help="default: the last one, or any")
     parser.add_argument("--control", type=Path, help="path of the control socket")
     parser.add_argument("--ready-fd", type=int, help="gets the address as JSON when listening")
-    parser.add_argument("--log", type=Path, help="rotate this file, which descriptor 2 writes to")
-    parser.add_argument("--notify", help="socket of a supervisor to join")
-    parser.add_argument("--unit", default="sandbox", help="name in that supervisor's fleet")
-    parser.add_argument("--incarnation", type=int, default=1, help="number in that fleet")
     parser.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )

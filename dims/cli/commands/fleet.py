@@ -13,6 +13,7 @@ from dims.cli import render
 from dims.cli.waiting import complain_about, until_gone, until_settled
 from dims.cli.where import Where, located
 from dims.errors import NotRunningError, TimedOutError, UsageError
+from dims.ipc.words.states import Desired
 from dims.system.clock import SYSTEM
 from dims.system.locks import holder
 
@@ -51,7 +52,9 @@ def start(
     with place.brain() as brain:
         if before is not None:
             brain.request("start", wish)
-        wanted = {b["id"] for b in brain.request("status")["bots"] if b["desired"] == "running"}
+        wanted = {
+            b["id"] for b in brain.request("status")["bots"] if b["desired"] == Desired.RUNNING
+        }
     settled = until_settled(place, wanted, timeout_s, quiet=before is not None)
     answer = _status(place)
     if answer is None:

@@ -9,8 +9,9 @@ import click
 from dims.cli import render
 from dims.cli.where import Where, as_json, located
 from dims.errors import NotRunningError, TimedOutError
+from dims.ipc.words.states import FleetLevel
 
-LEVEL_CODES = {"well": 0, "degraded": 1, "down": 2}
+LEVEL_CODES = {FleetLevel.WELL: 0, FleetLevel.DEGRADED: 1, FleetLevel.DOWN: 2}
 
 
 @click.command()
@@ -32,6 +33,6 @@ def health(place: Where, json_: bool) -> int:
         with place.brain() as brain:
             answer = brain.request("health")
     except (NotRunningError, TimedOutError) as error:
-        answer = {"level": "down", "problems": [str(error)], "wanted": 0, "serving": 0}
+        answer = {"level": FleetLevel.DOWN, "problems": [str(error)], "wanted": 0, "serving": 0}
     click.echo(json.dumps(answer) if json_ else "\n".join(render.health(answer)))
     return LEVEL_CODES[answer["level"]]

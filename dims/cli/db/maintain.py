@@ -15,6 +15,7 @@ from dims.cli.db.place import confirmed, with_database
 from dims.cli.render import size
 from dims.cli.where import Where, as_json, located
 from dims.errors import NotRunningError, StateError, UsageError
+from dims.ipc.words.states import State
 from dims.system.clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _refuse_running(place: Where, bot: str) -> None:
             units = brain.request("status")["bots"]
     except NotRunningError:
         return
-    if any(unit["id"] == bot and unit["state"] != "stopped" for unit in units):
+    if any(unit["id"] == bot and unit["state"] != State.STOPPED for unit in units):
         raise UsageError(f"{bot} is at work", hint=f"`dims bot stop {bot}` first")
 
 

@@ -131,7 +131,7 @@ def _pools(brain: Answer) -> Iterator[str]:
         (
             str(pool.get("bot", "?")),
             *(
-                duration(pool.get(key)) if key == "waited_max_s" else str(pool.get(key, "-"))
+                duration(pool.get(key)) if key == "waited_max_s" else _count(pool.get(key))
                 for key in keys
             ),
         )
@@ -202,6 +202,10 @@ def _audit(audit: Answer | None) -> Iterator[str]:
     yield f"{span}, {size(audit['bytes'])}"
     if audit["unplaced_rows"]:
         yield f"about {audit['unplaced_rows']:,} rows in no month: nobody made theirs in time"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
 
 
 def _few(names: Sequence[str]) -> str:

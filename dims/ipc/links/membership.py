@@ -25,6 +25,8 @@ LAST_RETRY_S = 2.0
 LEAVE_WITHIN_S = 5.0
 """How long the last words may take to reach a busy brain."""
 
+OnRequest = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ class Membership:
         *,
         on_order: Callable[[Any], None],
         orders: Vocabulary,
-        on_request: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         self._path = path
         self._hello = Hello(unit, incarnation)

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Manner(StrEnum):
-    """Whether a worker shares the zygote's objects for good, or copies their pages as it runs."""
-
-    IMMORTAL = "immortal"
-    COPY = "copy"
+from dims.ipc.words.states import Manner
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import setproctitle
-
-from dims.errors import DimsError, with_hint
-from dims.logs import log_service
-from dims.services.embedded.service import Fleet, Service
+from dims.ipc.links.process import joining, run_service, service_parser
+from dims.services.embedded.service import Service
 from dims.storage.embedded.binaries import Source
 from dims.storage.embedded.embedded_server import EmbeddedServer
 from dims.storage.embedded.home import SYSTEM
@@ -23,7 +18,6 @@ from dims.storage.embedded.postgres import EmbeddedPostgres
 from dims.storage.embedded.server_log import ReadLine, read_postgres, read_valkey
 from dims.storage.embedded.valkey import EmbeddedValkey
 from dims.system.locks import FileLock
-from dims.system.prctl import forbid_dumps
 
 _READERS: dict[str, ReadLine] = {"postgres": read_postgres, "valkey": read_valkey}
 
@@ -31,27 +25,18 @@ _READERS: dict[str, ReadLine] = {"postgres": read_postgres, "valkey": read_valke
 def main(arguments: list[str] | None = None) -> int:
     """Runs until SIGTERM, SIGINT, "leave" or the end of the server; returns the exit code."""
     options = _parse(arguments)
-    setproctitle.setproctitle(f"dims: {options.server}")
-    log_service(options.server, options.log)
-    forbid_dumps()
     os.umask(0o077)
-    lock = FileLock(options.state_dir / f"{options.server}.lock")
+    return run_service(options, options.server, partial(_run, options))
+
+
+async def _run(options: argparse.Namespace) -> None:
+    name = options.server
+    lock = FileLock(options.state_dir / f"{name}.lock")
     try:
-        lock.take(options.server)
-        asyncio.run(_service(options).run())
-    except DimsError as error:
-        logging.getLogger("dims.services.embedded").error("%s", with_hint(error))  # noqa: TRY400
-        return error.exit_code
+        lock.take(name)
+        await Service(name, _maker(options), _READERS[name], joining(options, name)).run()
     finally:
         lock.release()
-    return 0
-
-
-def _service(options: argparse.Namespace) -> Service:
-    fleet = None
-    if options.notify is not None:
-        fleet = Fleet(options.notify, options.unit or options.server, options.incarnation)
-    return Service(options.server, _maker(options), _READERS[options.server], fleet)
 
 
 def _maker(options: argparse.Namespace) -> Callable[[], EmbeddedServer]:
@@ -65,14 +50,10 @@ def _maker(options: argparse.Namespace) -> Callable[[], EmbeddedServer]:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dims.services.embedded", description=__doc__)
+    parser = service_parser("dims.services.embedded", __doc__)
     parser.add_argument("server", choices=tuple(_READERS))
     parser.add_argument("--state-dir", type=Path, required=True, help="where data are kept")
     parser.add_argument("--runtime-dir", type=Path, required=True, help="sockets lie beside it")
-    parser.add_argument("--notify", help="socket of a supervisor to join")
-    parser.add_argument("--unit", help="name in that supervisor's fleet; default: the server's")
-    parser.add_argument("--incarnation", type=int, default=1, help="number in that fleet")
-    parser.add_argument("--log", type=Path, help="rotate this file, which descriptor 2 writes to")
     parser.add_argument("--source", type=Source, choices=tuple(Source), default=Source.AUTO)
     parser.add_argument("--bin-dir", type=Path, help="take the server's programs from here")
     parser.add_argument("--system-dir", type=Path, default=SYSTEM, help="root's copies and data")

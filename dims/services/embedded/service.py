@@ -12,10 +12,10 @@ import logging
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dims.errors import ServiceError, with_hint
 from dims.ipc.links.membership import Membership
+from dims.ipc.links.process import Joining
 from dims.ipc.wire.sentences import Vocabulary
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.fleet import Leave, Will
@@ -39,19 +39,10 @@ _log = logging.getLogger(__name__)
 Made = Callable[[], EmbeddedServer]
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """Whom to join, and as whom."""
-
-    socket: str
-    unit: str
-    incarnation: int
-
-
 class Service:
     """Runs one server until it is told to leave, or the server is gone."""
 
-    def __init__(self, name: str, make: Made, read_line: ReadLine, fleet: Fleet | None) -> None:
+    def __init__(self, name: str, make: Made, read_line: ReadLine, fleet: Joining | None) -> None:
         self._name = name
         self._make = make
         self._fleet = fleet
@@ -74,10 +65,7 @@ class Service:
     def _join(self) -> None:
         if self._fleet is None:
             return
-        fleet = self._fleet
-        self._bond = Membership(
-            fleet.socket, fleet.unit, fleet.incarnation, on_order=self._heed, orders=ORDERS
-        )
+        self._bond = self._fleet.bond(self._heed, ORDERS)
         self._joining = asyncio.create_task(self._bond.join(), name="join the fleet")
 
     def _heed(self, _leave: Leave) -> None:

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import logging
 import os
 import sys
-from pathlib import Path
 
-import setproctitle
-
-from dims.errors import DimsError, with_hint
-from dims.logs import log_service
+from dims.ipc.links.process import joining, run_service, service_parser
 from dims.services.steward.steward import Steward
 from dims.system.clock import SYSTEM
-from dims.system.prctl import forbid_dumps
 
 
 def main() -> int:
     """Runs until SIGTERM, SIGINT or "leave"; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dims.services.steward", description=__doc__)
-    parser.add_argument("--notify", required=True, help="socket of the supervisor")
-    parser.add_argument("--unit", default="steward", help="name in the fleet")
-    parser.add_argument("--incarnation", type=int, default=1, help="number in the fleet")
-    parser.add_argument("--log", type=Path, help="rotate this file, which descriptor 2 writes to")
+    parser = service_parser("dims.services.steward", __doc__)
     options = parser.parse_args()
-    setproctitle.setproctitle("dims: steward")
-    log_service("steward", options.log)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    forbid_dumps()
+    fleet = joining(options, "steward")
+    if fleet is None:
+        parser.error("--notify is required: a steward has nothing to do alone")
     os.umask(0o077)
-    try:
-        asyncio.run(_run(options))
-    except DimsError as error:
-        logging.getLogger("dims.services.steward").error("%s", with_hint(error))  # noqa: TRY400
-        return error.exit_code
-    return 0
 
+    async def work() -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        await Steward(fleet, SYSTEM).run()
 
-async def _run(options: argparse.Namespace) -> None:
-    await Steward(options.notify, options.unit, options.incarnation, SYSTEM).run()
+    return run_service(options, "steward", work)
 
 
 if __name__ == "__main__":

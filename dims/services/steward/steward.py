@@ -29,7 +29,7 @@ from dims.errors import (
     UsageError,
     with_hint,
 )
-from dims.ipc.links.membership import Membership
+from dims.ipc.links.process import Joining
 from dims.ipc.wire.sentences import Vocabulary, read, written
 from dims.ipc.words.failures import FailureClass
 from dims.ipc.words.fleet import Beat, Leave, Will
@@ -77,11 +77,9 @@ _log = logging.getLogger(__name__)
 class Steward:
     """Runs until it is told to leave, or cannot prepare the database."""
 
-    def __init__(self, socket: str, unit: str, incarnation: int, clock: Clock) -> None:
+    def __init__(self, fleet: Joining, clock: Clock) -> None:
         self._clock = clock
-        self._bond = Membership(
-            socket, unit, incarnation, on_order=self._heed, orders=ORDERS, on_request=self._answer
-        )
+        self._bond = fleet.bond(self._heed, ORDERS, self._answer)
         self._leave = asyncio.Event()
         self._address: asyncio.Future[PostgresAddress] = asyncio.get_running_loop().create_future()
         self._connection: asyncpg.Connection | None = None

@@ -22,6 +22,8 @@ from dims.config import load_config
 from dims.errors import AlreadyRunningError, DimsError, with_hint
 from dims.ipc.links.request_server import RequestServer
 from dims.ipc.wire.envelope import Address, Envelope
+from dims.ipc.wire.sentences import read
+from dims.ipc.words.asked import StartBots
 from dims.ipc.words.keeping import KeeperWelcome
 from dims.layout import Layout
 from dims.logs import log_service
@@ -57,7 +59,7 @@ async def _serve(
     supervisor.begin(only_to_stop=bool(wish.get("stop")))
     if wish and not supervisor.is_stopping:
         try:
-            operators.ask("start", wish, "dims start")
+            operators.ask(read(StartBots, wish), "dims start")
         except DimsError as error:
             # What is wanted was checked before anything started; the fleet goes on without.
             _log.error("not started: %s", error)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dims.ipc.words.operator import UnitEvent
 from dims.ipc.words.states import Desired
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.orders import Tell
@@ -122,7 +123,7 @@ class Store:
         )
         self._told.add(event.unit)
 
-    def events(self, unit: UnitId, limit: int) -> list[dict[str, Any]]:
+    def events(self, unit: UnitId, limit: int) -> list[UnitEvent]:
         """The newest events of a unit, oldest first."""
         self.commit()
         rows = self._read(
@@ -130,8 +131,7 @@ class Store:
             " ORDER BY id DESC LIMIT ?",
             (unit, limit),
         )
-        names = ("at", "incarnation", "state", "reason", "failure")
-        return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
+        return [UnitEvent(*row) for row in reversed(rows)]
 
     @property
     def has_changes(self) -> bool:

@@ -1,16 +1,13 @@
-"""What operators see: status, health and explanation as JSON objects. Pure.
-
-The shapes are documented in docs/json.md and stable: fields are added, never renamed.
-"""
+"""What operators are told of units: status, health and explanation. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 from dims.ipc.words.failures import FailureClass
-from dims.ipc.words.operator import Readings
-from dims.ipc.words.states import Desired, State
+from dims.ipc.words.operator import Explanation, FleetHealth, Readings, UnitEvent, UnitStatus
+from dims.ipc.words.states import Desired, FleetLevel, Manner, State
 from dims.supervisor.core.states import RUNNING, SERVING, UnitRecord
 
 NEXT_STEPS: Mapping[FailureClass, str] = {
@@ -28,31 +25,31 @@ NEXT_STEPS: Mapping[FailureClass, str] = {
 }
 
 
-def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[str, Any]:
-    """One line of `dims status`: durations in seconds, memory in bytes, None where unknown."""
+def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> UnitStatus:
+    """One line of `dims status`."""
     took_s = None
     if record.ready_s is not None and record.spawned_s is not None:
         took_s = round(record.ready_s - record.spawned_s, 4)
     uptime_s = None
     if record.alive and record.spawned_s is not None:
         uptime_s = round(now_s - record.spawned_s, 3)
-    return {
-        "id": record.unit,
-        "state": record.state.value,
-        "desired": record.desired.value,
-        "pid": record.pid,
-        "incarnation": record.incarnation,
-        "restarts": record.restarts,
-        "uptime_s": uptime_s,
-        "ready_s": took_s,
-        "unshared_bytes": readings.unshared_bytes if record.alive else None,
-        "loop_lag_s": readings.loop_lag_s if record.alive else None,
-        "updates": readings.updates if record.alive else None,
-        "failures": record.failures,
-        "failure": record.failure.value if record.failure else None,
-        "retry_in_s": _remaining(record, now_s),
-        "reason": record.reason,
-    }
+    return UnitStatus(
+        id=record.unit,
+        state=record.state,
+        desired=record.desired,
+        pid=record.pid,
+        incarnation=record.incarnation,
+        restarts=record.restarts,
+        uptime_s=uptime_s,
+        ready_s=took_s,
+        unshared_bytes=readings.unshared_bytes if record.alive else None,
+        loop_lag_s=readings.loop_lag_s if record.alive else None,
+        updates=readings.updates if record.alive else None,
+        failures=record.failures,
+        failure=record.failure,
+        retry_in_s=_remaining(record, now_s),
+        reason=record.reason,
+    )
 
 
 def health(
@@ -61,8 +58,8 @@ def health(
     *,
     keeper_lost: bool,
     store_trouble: str = "",
-) -> dict[str, Any]:
-    """`level` is `well`, `degraded` or `down`; `problems` has one text per problem."""
+) -> FleetHealth:
+    """Down when something is wanted and nothing serves, degraded for any other problem."""
     wanted = [bot for bot in bots if bot.desired is Desired.RUNNING]
     problems = ["the keeper is gone: nothing restarts the brain; `dims stop`, then `dims start`"]
     problems = problems if keeper_lost else []
@@ -72,23 +69,31 @@ def health(
         if record.state is not State.READY:
             problems.append(f"{record.unit} is {record.state.value}: {record.reason}")
     serving = sum(bot.state in SERVING for bot in wanted)
-    level = "well" if not problems else "degraded"
+    level = FleetLevel.WELL if not problems else FleetLevel.DEGRADED
     if wanted and not serving:
-        level = "down"
-    return {"level": level, "problems": problems, "wanted": len(wanted), "serving": serving}
+        level = FleetLevel.DOWN
+    return FleetHealth(level, tuple(problems), len(wanted), serving)
 
 
 def explain(
     record: UnitRecord,
     readings: Readings,
-    events: list[dict[str, Any]],
+    events: Sequence[UnitEvent],
     now_s: float,
+    *,
     missing: Sequence[UnitRecord] = (),
-) -> dict[str, Any]:
+    shares: tuple[Manner | None, str | None] = (None, None),
+) -> Explanation:
     """Why a unit is as it is: its status, the evidence, what happens next and when. `missing` are
-    services that it waits for."""
-    status = unit_status(record, readings, now_s)
-    return {**status, "next": _next(record, now_s, missing), "events": events}
+    services that it waits for, `shares` is how the zygote of now shares its memory, and why."""
+    status = asdict(unit_status(record, readings, now_s))
+    return Explanation(
+        **status,
+        next=_next(record, now_s, missing),
+        events=tuple(events),
+        sharing=shares[0],
+        sharing_reason=shares[1],
+    )
 
 
 def _next(record: UnitRecord, now_s: float, missing: Sequence[UnitRecord]) -> str:

@@ -31,7 +31,8 @@ from dims.ipc.wire.sentences import Sentence, Vocabulary, written
 from dims.ipc.words.failures import Exit, ExitsHeard
 from dims.ipc.words.fleet import WELCOME, Hello, Leave, MayServe
 from dims.ipc.words.forks import AllTold, Fork, Forked, ForkFailed
-from dims.ipc.words.sharing import Manner, Sharing
+from dims.ipc.words.sharing import Sharing
+from dims.ipc.words.states import Manner
 from dims.supervisor.reaping import reap
 from dims.supervisor.zygote.forked import Entry, become_spare, become_worker, log
 from dims.supervisor.zygote.holes import fill_holes

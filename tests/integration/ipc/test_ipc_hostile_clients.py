@@ -133,6 +133,10 @@ def test_a_truncated_frame_ends_its_own_connection_only(fleet: Fleet, name: str,
         ("explain", {}),
         ("explain", {"bot": {"id": "echo"}}),
         ("explain", {"bot": ["echo"]}),
+        ("rotate", {"bots": "echo"}),
+        ("tell", {"bot": "echo", "command": 7, "body": {}, "timeout_s": 1}),
+        ("tell", {"bot": "echo", "command": "dump", "body": [], "timeout_s": 1}),
+        ("tell", {"bot": "echo", "command": "dump", "body": {}, "timeout_s": 0}),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_a_reason(

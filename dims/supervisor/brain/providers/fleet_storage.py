@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from dataclasses import fields
 
 from dims.config import Config, DatabaseKind, PostgresAddress
 from dims.errors import ProtocolError, RefusedError, ServiceError
@@ -23,6 +23,16 @@ from dims.ipc.words.fleet import (
     SlowQuerySaid,
     sound,
 )
+from dims.ipc.words.operator import (
+    BudgetStatus,
+    DatabaseStatus,
+    PoolStatus,
+    ProviderStatus,
+    RedisStatus,
+    ServerStatus,
+    SlowStatement,
+    StorageStatus,
+)
 from dims.ipc.words.services import (
     DatabaseMoved,
     DatabaseServer,
@@ -30,6 +40,7 @@ from dims.ipc.words.services import (
     StewardReady,
     StewardTerms,
 )
+from dims.ipc.words.states import State
 from dims.ipc.words.terms import StorageTerms
 from dims.layout import Layout
 from dims.logs import one_line
@@ -45,11 +56,8 @@ LOAN_S = 600.0
 """How long borrowed connections outlive the brain that lent them."""
 SLOW_KEPT = 50
 LONGEST_SQL = 300
-_POOL = frozenset(
-    {"open", "idle", "in_use", "waiting", "allowed", "acquired", "waited_max_s", "connects"}
-    | {"failures", "slow"}
-)
-"""Fields of dims.storage.connections.pool.PoolStats, which is not imported here."""
+_POOL = tuple(field.name for field in fields(PoolStatus) if field.name != "bot")
+"""As in dims.storage.connections.pool.PoolStats, which is not imported here."""
 
 Say = Callable[[UnitId, Sentence], bool]
 
@@ -76,8 +84,8 @@ class FleetStorage:
         self._refused: Mapping[str, str] = {}
         self._share = 0
         self._budget = BudgetRecord()
-        self._pools: dict[UnitId, Mapping[str, Any]] = {}
-        self._slow: deque[dict[str, Any]] = deque(maxlen=SLOW_KEPT)
+        self._pools: dict[UnitId, PoolStatus] = {}
+        self._slow: deque[SlowStatement] = deque(maxlen=SLOW_KEPT)
 
     @property
     def is_on(self) -> bool:
@@ -189,15 +197,15 @@ class FleetStorage:
     def read(self, unit: UnitId, said: Beat) -> None:
         """The numbers of a worker's pool in a heartbeat, and its slow queries since the last."""
         if isinstance(said.pool, Mapping):
-            numbers = {name: sound(value) for name, value in said.pool.items() if name in _POOL}
-            self._pools[unit] = {n: value for n, value in numbers.items() if value is not None}
+            numbers = {name: sound(said.pool.get(name)) for name in _POOL}
+            self._pools[unit] = PoolStatus(unit, **numbers)
         for one in said.slow[:SLOW_KEPT] if isinstance(said.slow, list) else ():
             slow = read(SlowQuerySaid, one)
             at_s, took_s = sound(slow.at), sound(slow.took_s)
             if at_s is not None and took_s is not None:
                 # Cut first: the whole may be as long as a frame.
                 sql = one_line(slow.sql[:LONGEST_SQL])
-                self._slow.append({"bot": unit, "at": at_s, "took_s": took_s, "sql": sql})
+                self._slow.append(SlowStatement(unit, at_s, took_s, sql))
 
     def _tell(self, decision: budget.Decision) -> None:
         self._budget, words = decision
@@ -206,35 +214,36 @@ class FleetStorage:
 
     # What operators ask
 
-    def status(self, states: Mapping[UnitId, str]) -> dict[str, Any]:
-        """The answer to `storage`: see docs/json.md."""
+    def status(self, states: Mapping[UnitId, State]) -> StorageStatus:
+        """The answer to `storage`; `states` are those of the services."""
+        settings = self._settings
+        return StorageStatus(
+            database=DatabaseStatus(
+                kind=settings.database_kind.value,
+                state=states.get(STEWARD),
+                address=str(self._address) if self._address else None,
+                server=ServerStatus(**written(self._server)) if self._server else ServerStatus(),
+                provider=_provider(self._provider),
+            ),
+            redis=RedisStatus(kind=settings.redis_kind.value, state=states.get(VALKEY)),
+            budget=self._budget_status(),
+            pools=tuple(pool for _, pool in sorted(self._pools.items())),
+            slow=tuple(self._slow),
+            refused=dict(self._refused),
+        )
+
+    def _budget_status(self) -> BudgetStatus:
         record = self._budget
-        return {
-            "database": {
-                "kind": self._settings.database_kind.value,
-                "state": states.get(STEWARD),
-                "address": str(self._address) if self._address else None,
-                "server": written(self._server) if self._server else {},
-                "provider": _provider(self._provider),
-            },
-            "redis": {
-                "kind": self._settings.redis_kind.value,
-                "state": states.get(VALKEY),
-            },
-            "budget": {
-                "max_connections": self._server.max_connections if self._server else None,
-                "reserved": self._server.reserved if self._server else None,
-                "total": record.total + self._share * len(self._bots),
-                "share": self._share,
-                "lendable": record.total,
-                "leased": record.lent,
-                "waiting": len(record.queue),
-                "waited_max_s": round(record.waited_max_s, 4),
-            },
-            "pools": [{"bot": unit, **numbers} for unit, numbers in sorted(self._pools.items())],
-            "slow": list(self._slow),
-            "refused": dict(self._refused),
-        }
+        return BudgetStatus(
+            max_connections=self._server.max_connections if self._server else None,
+            reserved=self._server.reserved if self._server else None,
+            total=record.total + self._share * len(self._bots),
+            share=self._share,
+            lendable=record.total,
+            leased=record.lent,
+            waiting=len(record.queue),
+            waited_max_s=round(record.waited_max_s, 4),
+        )
 
     def check_rotates(self) -> None:
         """Raises RefusedError without a database."""
@@ -249,5 +258,5 @@ def _count(said: int) -> int:
     return said
 
 
-def _provider(said: ServerReady | None) -> dict[str, str]:
-    return {} if said is None else {"source": said.source, "version": said.version}
+def _provider(said: ServerReady | None) -> ProviderStatus:
+    return ProviderStatus() if said is None else ProviderStatus(said.source, said.version)

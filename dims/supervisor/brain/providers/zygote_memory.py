@@ -5,13 +5,10 @@ Knows what a zygote said and how it ended; refuses to know how memory is shared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from dims.config import MemorySharing
-from dims.ipc.wire.sentences import written
 from dims.ipc.words.failures import ExitStatus
 from dims.ipc.words.sharing import Sharing
+from dims.ipc.words.states import Manner
 from dims.supervisor.brain.providers.subscriptions import Subscription, Subscriptions
 from dims.supervisor.core.facts import Incarnation
 from dims.supervisor.units.units import ZYGOTE
@@ -49,8 +46,8 @@ class ZygoteMemory:
         if incarnation == self._awaited and not self._copy_because:
             self._copy_because = f"a zygote ended before it was ready ({status}); its log says why"
 
-    def shown(self) -> Mapping[str, Any]:
-        """For operators: `sharing` and `sharing_reason`, both None while no zygote is ready."""
+    def shown(self) -> tuple[Manner | None, str | None]:
+        """For operators: how it is shared, and why; both None while no zygote is ready."""
         if self._sharing is None:
-            return {"sharing": None, "sharing_reason": None}
-        return written(self._sharing)
+            return None, None
+        return self._sharing.sharing, self._sharing.sharing_reason

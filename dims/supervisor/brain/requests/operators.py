@@ -5,10 +5,25 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from dims.errors import RefusedError, UsageError
+from dims.errors import ProtocolError, RefusedError, UsageError
 from dims.ipc.wire.envelope import Envelope
+from dims.ipc.wire.sentences import Vocabulary, written
+from dims.ipc.words.asked import (
+    ExplainBot,
+    RestartBots,
+    RotatePasswords,
+    ShowHealth,
+    ShowStatus,
+    ShowStorage,
+    ShutDown,
+    StartBots,
+    StopBots,
+    TellBot,
+)
+from dims.ipc.words.operator import BotsAsked
 from dims.supervisor.brain.requests.overview import Overview
 from dims.supervisor.brain.requests.telling import Teller
 from dims.supervisor.brain.supervisor import ProcessSupervisor
@@ -18,10 +33,15 @@ from dims.system.peer import Peer
 
 ROTATES_WITHIN_S = 120.0
 """A thousand verifiers are some seconds of hashing."""
-_FACTS: Mapping[str, type[AskedStart | AskedStop | AskedRestart]] = {
-    "start": AskedStart,
-    "stop": AskedStop,
-    "restart": AskedRestart,
+BotsOrder = StartBots | StopBots | RestartBots
+BY_BOTS = Vocabulary(ShowStatus, StartBots, StopBots, RestartBots)
+BY_OPERATORS = Vocabulary(
+    *BY_BOTS.values(), ShowHealth, ShowStorage, ExplainBot, RotatePasswords, TellBot, ShutDown
+)
+_FACTS: Mapping[type[BotsOrder], type[AskedStart | AskedStop | AskedRestart]] = {
+    StartBots: AskedStart,
+    StopBots: AskedStop,
+    RestartBots: AskedRestart,
 }
 
 
@@ -35,75 +55,92 @@ class Operators:
 
     async def handle(self, peer: Peer, request: Envelope) -> Mapping[str, Any]:
         """The answer to one request; raises a DimsError, which is answered as such."""
-        body = request.body
-        match request.kind:
-            case "status":
+        asked = _read(BY_OPERATORS, request.kind, request.body)
+        return written(await self._answer(asked, f"asked by user {peer.uid}"))
+
+    async def _answer(self, asked: Any, reason: str) -> object:
+        match asked:
+            case ShowStatus():
                 return self._overview.status()
-            case "health":
+            case ShowHealth():
                 return self._overview.health()
-            case "start" | "stop" | "restart":
-                return self.ask(request.kind, body, f"asked by user {peer.uid}")
-            case "explain":
-                return self._overview.explain(self._one(body.get("bot")))
-            case "storage":
+            case ShowStorage():
                 return self._overview.storage()
-            case "rotate":
-                return await self._rotate(body)
-            case "tell":
-                return await self._teller.tell(self._one(body.get("bot")), body)
-            case "shutdown":
+            case ExplainBot(bot):
+                return self._overview.explain(self._one(bot))
+            case RotatePasswords():
+                return await self._rotate(asked)
+            case TellBot(bot):
+                return await self._teller.tell(self._one(bot), asked)
+            case ShutDown():
                 self._supervisor.shut_down()
                 return {}
-            case _:
-                raise RefusedError(
-                    f"this supervisor does not know {request.kind!r}",
-                    hint="it may be older than this `dims`: restart it",
-                )
+            case order:
+                return self.ask(order, reason)
 
-    async def _rotate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """New passwords for the database roles of `bots` (ids and globs; without it: all)."""
+    async def _rotate(self, asked: RotatePasswords) -> Mapping[str, Any]:
         self._supervisor.storage.check_rotates()
-        bots = matching(body.get("bots") or ["*"], list(self._supervisor.roster.bots))
-        order = {"bots": bots, "end_sessions": bool(body.get("end_sessions"))}
-        return await self._supervisor.links.request(STEWARD, "rotate", order, ROTATES_WITHIN_S)
+        bots = matching(asked.bots or ("*",), list(self._supervisor.roster.bots))
+        order = written(replace(asked, bots=tuple(bots)))
+        return await self._supervisor.links.request(STEWARD, asked.kind, order, ROTATES_WITHIN_S)
 
     def of_bot(self, bot: UnitId, kind: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to a control command of a bot that may give it; raises a DimsError.
 
         `start`, `stop` and `restart` take `bots` as operators do; without it the bot means itself.
         """
-        if kind == "status":
-            return self._overview.status()
-        wanted = body.get("bots", [bot])
-        return self.ask(kind, {"bots": wanted}, f"asked by bot {bot}")
+        match _read(BY_BOTS, kind, body):
+            case ShowStatus():
+                return written(self._overview.status())
+            case StartBots(wanted):
+                order: BotsOrder = StartBots(_or_itself(wanted, bot))
+            case asked:
+                order = replace(asked, bots=_or_itself(asked.bots, bot))
+        return written(self.ask(order, f"asked by bot {bot}"))
 
-    def ask(self, kind: str, body: Mapping[str, Any], reason: str) -> Mapping[str, Any]:
-        """Starts, stops or restarts `bots` (ids and globs), or with `new` those never asked for."""
+    def ask(self, order: BotsOrder, reason: str) -> BotsAsked:
+        """Starts, stops or restarts what is meant; raises RefusedError while the fleet stops, and
+        UsageError for an order that names nobody."""
         if self._supervisor.is_stopping:
             raise RefusedError("the fleet is stopping", hint="`dims start` once it is stopped")
-        if body.get("new"):
-            known = self._supervisor.store.units()
-            wanted = [unit for unit in self._supervisor.roster.bots if unit not in known]
-        else:
-            wanted = matching(body.get("bots"), list(self._supervisor.roster.bots))
-        self._supervisor.engine.post_all(wanted, _FACTS[kind](reason))
-        return {"bots": wanted}
+        wanted = self._meant(order)
+        self._supervisor.engine.post_all(wanted, _FACTS[type(order)](reason))
+        return BotsAsked(tuple(wanted))
 
-    def _one(self, wanted: object) -> UnitId:
+    def _meant(self, order: BotsOrder) -> list[UnitId]:
+        bots = list(self._supervisor.roster.bots)
+        if isinstance(order, StartBots) and order.new:
+            known = self._supervisor.store.units()
+            return [unit for unit in bots if unit not in known]
+        return matching(order.bots or (), bots)
+
+    def _one(self, wanted: str) -> UnitId:
         known = list(self._supervisor.roster.bots)
         if wanted not in known:
-            raise _no_such_bot(str(wanted), known)
-        return UnitId(str(wanted))
+            raise _no_such_bot(wanted, known)
+        return UnitId(wanted)
 
 
-def matching(patterns: object, known: Sequence[UnitId]) -> list[UnitId]:
+def _read(known: Vocabulary, kind: str, body: Mapping[str, Any]) -> Any:
+    """The request. Whoever asked wrongly is told so as one who uses DIMS wrongly: UsageError."""
+    try:
+        return known.read(kind, body, "this supervisor")
+    except ProtocolError as error:
+        raise UsageError(str(error)) from None
+
+
+def _or_itself(wanted: tuple[str, ...] | None, bot: UnitId) -> tuple[str, ...]:
+    return (bot,) if wanted is None else wanted
+
+
+def matching(patterns: Sequence[str], known: Sequence[UnitId]) -> list[UnitId]:
     """The bots among `known` whose ids match any of the globs; UsageError for one that matches
     none."""
-    if not isinstance(patterns, list) or not patterns:
+    if not patterns:
         raise UsageError("name at least one bot, or '*' for all")
     ids = frozenset(known)
     wanted: dict[UnitId, None] = {}
-    for pattern in map(str, patterns):
+    for pattern in patterns:
         # A thousand bots that are named one by one are as many look-ups, not a million globs.
         found = [pattern] if pattern in ids else fnmatch.filter(known, pattern)
         if not found:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-from dims.ipc.words.operator import NO_READINGS
+from dims.ipc.words.operator import (
+    NO_READINGS,
+    Explanation,
+    FleetHealth,
+    FleetStatus,
+    StorageStatus,
+    SupervisorStatus,
+    UnitStatus,
+)
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core import report
 from dims.supervisor.core.facts import UnitId
@@ -20,27 +27,16 @@ class Overview:
         self._supervisor = supervisor
         self._roster = supervisor.roster
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> FleetStatus:
         """The object of `dims status --json`."""
-        supervisor, config = self._supervisor, self._roster.config
-        now_s = supervisor.clock.monotonic()
-        return {
-            "supervisor": {
-                "pid": os.getpid(),
-                "keeper_pid": supervisor.keeper_pid if supervisor.keeper.is_there else None,
-                "uptime_s": round(now_s - supervisor.started_s, 3),
-                "server": config.telegram.server.kind.value,
-                "sandbox": self._roster.is_sandboxed,
-                "config": str(config.path),
-                "state_dir": str(self._roster.layout.state),
-                "stopping": supervisor.is_stopping,
-                **supervisor.zygote_memory.shown(),
-            },
-            "services": [self._unit(unit, now_s) for unit in self._others()],
-            "bots": [self._unit(unit, now_s) for unit in self._roster.bots],
-        }
+        now_s = self._supervisor.clock.monotonic()
+        return FleetStatus(
+            supervisor=self._brain(now_s),
+            services=tuple(self._unit(unit, now_s) for unit in self._others()),
+            bots=tuple(self._unit(unit, now_s) for unit in self._roster.bots),
+        )
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> FleetHealth:
         """The object of `dims health --json`."""
         records = self._supervisor.engine.records
         return report.health(
@@ -50,7 +46,7 @@ class Overview:
             store_trouble=self._supervisor.store.trouble,
         )
 
-    def explain(self, unit: UnitId) -> dict[str, Any]:
+    def explain(self, unit: UnitId) -> Explanation:
         """The object of `dims bot explain --json`."""
         engine = self._supervisor.engine
         readings = self._supervisor.hearing.readings.get(unit, NO_READINGS)
@@ -58,18 +54,40 @@ class Overview:
         needs = sorted(self._roster.wish(unit).needs)
         missing = [engine.records[need] for need in needs if not engine.is_up(need)]
         now_s = self._supervisor.clock.monotonic()
-        told = report.explain(engine.records[unit], readings, events, now_s, missing)
-        return {**told, **self._supervisor.zygote_memory.shown()}
+        return report.explain(
+            engine.records[unit],
+            readings,
+            events,
+            now_s,
+            missing=missing,
+            shares=self._supervisor.zygote_memory.shown(),
+        )
 
-    def storage(self) -> dict[str, Any]:
+    def storage(self) -> StorageStatus:
         """The object of the request `storage`."""
         records = self._supervisor.engine.records
-        states = {unit: records[unit].state.value for unit in self._roster.services}
+        states = {unit: records[unit].state for unit in self._roster.services}
         return self._supervisor.storage.status(states)
 
     def _others(self) -> list[UnitId]:
         return [unit for unit in self._roster.all() if unit not in self._roster.bots]
 
-    def _unit(self, unit: UnitId, now_s: float) -> dict[str, Any]:
+    def _brain(self, now_s: float) -> SupervisorStatus:
+        supervisor, config = self._supervisor, self._roster.config
+        sharing, reason = supervisor.zygote_memory.shown()
+        return SupervisorStatus(
+            pid=os.getpid(),
+            keeper_pid=supervisor.keeper_pid if supervisor.keeper.is_there else None,
+            uptime_s=round(now_s - supervisor.started_s, 3),
+            server=config.telegram.server.kind.value,
+            sandbox=self._roster.is_sandboxed,
+            config=str(config.path),
+            state_dir=str(self._roster.layout.state),
+            stopping=supervisor.is_stopping,
+            sharing=sharing,
+            sharing_reason=reason,
+        )
+
+    def _unit(self, unit: UnitId, now_s: float) -> UnitStatus:
         readings = self._supervisor.hearing.readings.get(unit, NO_READINGS)
         return report.unit_status(self._supervisor.engine.records[unit], readings, now_s)

@@ -14,6 +14,7 @@ from typing import Any
 from dims.config import BotSettings, load_config
 from dims.errors import NotRunningError, UsageError
 from dims.ipc.wire.sentences import written
+from dims.ipc.words.asked import TellBot
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core.facts import UnitId
 from dims.supervisor.units.worker_terms import fresh_settings
@@ -29,18 +30,16 @@ class Teller:
         self._supervisor = supervisor
         self._environment = environment
 
-    async def tell(self, unit: UnitId, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the bot's worker answers to body's `command`, `body` and `timeout_s`.
+    async def tell(self, unit: UnitId, asked: TellBot) -> Mapping[str, Any]:
+        """What the bot's worker answers.
 
         Raises UsageError for a request that is none, NotRunningError when the bot is down,
         TimedOutError, ConfigError from a reload, and whatever DimsError the worker answers.
         """
-        command, told, timeout_s = body.get("command"), body.get("body"), body.get("timeout_s")
-        if not isinstance(command, str) or not _COMMAND.fullmatch(command):
+        command, told, timeout_s = asked.command, asked.body, asked.timeout_s
+        if not _COMMAND.fullmatch(command):
             raise UsageError("the command must be a word such as 'readings'")
-        if not isinstance(told, dict):
-            raise UsageError("what belongs to the command must be an object")
-        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MOST_SECONDS:
+        if not 0 < timeout_s <= MOST_SECONDS:
             raise UsageError(f"the timeout must be above 0 s and at most {MOST_SECONDS:g} s")
         self._check_runs(unit)
         if command == "reload":

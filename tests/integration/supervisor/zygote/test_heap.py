@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from dims.ipc.words.sharing import Manner
+from dims.ipc.words.states import Manner
 from dims.supervisor.zygote.interpreters import VERSIONS
 
 WITHIN_S = 280.0

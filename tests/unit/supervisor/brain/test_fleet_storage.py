@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,11 +12,14 @@ import pytest
 
 from dims.config import load_config
 from dims.errors import ProtocolError, RefusedError, ServiceError
-from dims.ipc.wire.sentences import Sentence, read
+from dims.ipc.wire.sentences import Sentence, read, written
 from dims.ipc.words.fleet import Beat, ConnectionsHeld, ConnectionsLent
+from dims.ipc.words.operator import PoolStatus
 from dims.ipc.words.services import DatabaseMoved, ServerReady, StewardReady
+from dims.ipc.words.states import State
 from dims.ipc.words.terms import StoragePlace
 from dims.layout import Layout
+from dims.storage.connections.pool import PoolStats
 from dims.supervisor.brain.providers.fleet_storage import LONGEST_SQL, SLOW_KEPT, FleetStorage
 from dims.supervisor.core.facts import UnitId
 from dims.supervisor.units.service_records import services_of
@@ -70,9 +74,16 @@ class Brain:
 
     @property
     def status(self) -> dict[str, Any]:
-        found = self.storage.status(dict.fromkeys((POSTGRES, VALKEY, STEWARD), "ready"))
-        json.dumps(found, allow_nan=False)
+        states = dict.fromkeys((POSTGRES, VALKEY, STEWARD), State.READY)
+        said = json.dumps(written(self.storage.status(states)), allow_nan=False)
+        found: dict[str, Any] = json.loads(said)
         return found
+
+    @property
+    def pools(self) -> list[dict[str, Any]]:
+        """What is shown of pools, without what is not known."""
+        pools = self.status["pools"]
+        return [{n: value for n, value in pool.items() if value is not None} for pool in pools]
 
 
 @pytest.fixture
@@ -179,11 +190,11 @@ POOLS: list[Any] = [
 @pytest.mark.parametrize("lie", POOLS, ids=[repr(lie)[:16] for lie in POOLS])
 def test_a_pool_has_no_numbers_but_those_a_pool_has(brain: Brain, lie: Any) -> None:
     brain.beats(LIAR, {"pool": lie})
-    assert brain.status["pools"] in ([], [{"bot": LIAR}])
+    assert brain.pools in ([], [{"bot": LIAR}])
     brain.beats(ADA, {"pool": {"open": 2, "waited_max_s": 0.5}})
-    assert {"bot": ADA, "open": 2, "waited_max_s": 0.5} in brain.status["pools"]
+    assert {"bot": ADA, "open": 2, "waited_max_s": 0.5} in brain.pools
     brain.storage.gone(ADA)
-    assert ADA not in {pool["bot"] for pool in brain.status["pools"]}
+    assert ADA not in {pool["bot"] for pool in brain.pools}
 
 
 SLOW: list[Any] = [
@@ -198,6 +209,12 @@ def test_slow_queries_that_are_none_are_not_shown(brain: Brain, lie: Any) -> Non
     with suppress(ProtocolError):
         brain.beats(LIAR, {"slow": lie})
     assert brain.status["slow"] == []
+
+
+def test_a_pool_is_shown_with_all_that_a_worker_counts() -> None:
+    assert [field.name for field in fields(PoolStatus)[1:]] == [
+        field.name for field in fields(PoolStats)
+    ]
 
 
 def test_slow_queries_are_cut_and_not_too_many(brain: Brain) -> None:

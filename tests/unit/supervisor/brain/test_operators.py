@@ -40,8 +40,8 @@ def test_ids_and_globs_name_each_bot_once_in_order(
     assert matching(patterns, KNOWN) == meant
 
 
-@pytest.mark.parametrize("patterns", [None, [], "ada", ["carl"], ["ada", "c*"], [7], [["ada"]]])
-def test_who_names_nobody_is_told(patterns: object) -> None:
+@pytest.mark.parametrize("patterns", [[], ["carl"], ["ada", "c*"]])
+def test_who_names_nobody_is_told(patterns: list[str]) -> None:
     with pytest.raises(UsageError):
         matching(patterns, KNOWN)
 

@@ -28,7 +28,7 @@ def crash(unit: UnitId, number: int) -> Tell:
 
 
 def kept(store: Store, unit: UnitId) -> list[str]:
-    return [event["reason"] for event in store.events(unit, 100 * EVENTS_PER_UNIT)]
+    return [event.reason for event in store.events(unit, 100 * EVENTS_PER_UNIT)]
 
 
 def test_each_of_units_that_crash_in_step_keeps_its_newest_events(tmp_path: Path) -> None:

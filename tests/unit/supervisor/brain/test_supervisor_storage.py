@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from usual import POLICY
@@ -17,6 +16,7 @@ from dims.config import load_config
 from dims.ipc.links.channel import QUEUE_LIMIT
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
 from dims.ipc.wire.framing import encode
+from dims.ipc.words.operator import BudgetStatus, PoolStatus
 from dims.ipc.words.states import State
 from dims.layout import Layout
 from dims.supervisor.brain.requests.overview import Overview
@@ -62,9 +62,8 @@ class Brain:
         self.supervisor.hearing.heard(bot, incarnation, "connections", report)
 
     @property
-    def budget(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.overview.storage()["budget"]
-        return found
+    def budget(self) -> BudgetStatus:
+        return self.overview.storage().budget
 
     @property
     def overview(self) -> Overview:
@@ -114,16 +113,16 @@ async def brain(tmp_path: Path) -> AsyncIterator[Brain]:
 
 async def test_what_is_heard_of_a_process_after_its_end_counts_no_more(brain: Brain) -> None:
     brain.reports(ADA, FIRST, holds=1, wants=1)
-    assert brain.budget["leased"] == 1
+    assert brain.budget.leased == 1
     brain.runs(ADA, SECOND)
     brain.supervisor.storage.gone(ADA)
     brain.reports(ADA, FIRST, holds=1, wants=1, seen=1)
     heartbeat = {"pool": {"open": 9}}
     brain.supervisor.hearing.heard(ADA, FIRST, "heartbeat", heartbeat)
-    assert brain.budget["leased"] == 0
-    assert brain.overview.storage()["pools"] == []
+    assert brain.budget.leased == 0
+    assert brain.overview.storage().pools == ()
     brain.supervisor.hearing.heard(ADA, SECOND, "heartbeat", heartbeat)
-    assert brain.overview.storage()["pools"] == [{"bot": ADA, "open": 9}]
+    assert brain.overview.storage().pools == (PoolStatus(ADA, open=9),)
 
 
 async def test_a_worker_that_does_not_read_keeps_nobody_from_what_he_is_told(brain: Brain) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import astuple
 
 import pytest
 
@@ -10,7 +10,8 @@ from dims.config import MemorySharing
 from dims.errors import ProtocolError
 from dims.ipc.wire.sentences import read
 from dims.ipc.words.failures import ExitStatus
-from dims.ipc.words.sharing import Manner, Sharing
+from dims.ipc.words.sharing import Sharing
+from dims.ipc.words.states import Manner
 from dims.supervisor.brain.providers.zygote_memory import ZygoteMemory
 from dims.supervisor.core.facts import Incarnation
 
@@ -34,10 +35,10 @@ def test_a_zygote_may_share_unless_the_operator_says_otherwise() -> None:
 @pytest.mark.parametrize("said", [IMMORTAL, COPY])
 def test_what_a_zygote_says_is_shown_while_it_lives(said: Sharing) -> None:
     memory = ZygoteMemory(MemorySharing.AUTO)
-    nothing = {"sharing": None, "sharing_reason": None}
+    nothing = (None, None)
     assert memory.shown() == nothing
     memory.ready(said)
-    assert memory.shown() == asdict(said)
+    assert memory.shown() == astuple(said)
     memory.ended(FIRST, KILLED)
     assert memory.shown() == nothing
 

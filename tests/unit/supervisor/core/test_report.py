@@ -9,8 +9,8 @@ import pytest
 from usual import POLICY
 
 from dims.ipc.words.failures import FailureClass
-from dims.ipc.words.operator import NO_READINGS, Readings
-from dims.ipc.words.states import Desired, State
+from dims.ipc.words.operator import NO_READINGS, FleetHealth, Readings
+from dims.ipc.words.states import Desired, FleetLevel, State
 from dims.supervisor.core import report
 from dims.supervisor.core.facts import Incarnation, UnitId
 from dims.supervisor.core.states import UnitRecord
@@ -33,16 +33,16 @@ STOPPED = UnitRecord(UnitId("old"), POLICY)
 
 def test_a_ready_bot_has_all_its_readings() -> None:
     status = report.unit_status(READY, Readings(5, 0.5, 9), NOW_S)
-    assert (status["uptime_s"], status["ready_s"]) == (100.0, 0.25)
-    assert (status["unshared_bytes"], status["loop_lag_s"], status["updates"]) == (5, 0.5, 9)
-    assert status["retry_in_s"] is None
+    assert (status.uptime_s, status.ready_s) == (100.0, 0.25)
+    assert (status.unshared_bytes, status.loop_lag_s, status.updates) == (5, 0.5, 9)
+    assert status.retry_in_s is None
 
 
 def test_a_bot_without_a_process_has_none() -> None:
     ended = replace(READY, alive=False, pid=None, ready_s=None, state=State.STOPPED)
     status = report.unit_status(ended, Readings(5, 0.5, 9), NOW_S)
     names = ("pid", "uptime_s", "ready_s", "unshared_bytes", "loop_lag_s", "updates")
-    assert [status[name] for name in names] == [None] * len(names)
+    assert [getattr(status, name) for name in names] == [None] * len(names)
 
 
 def test_what_is_not_known_of_a_start_is_not_made_up() -> None:
@@ -65,7 +65,7 @@ def test_who_runs_waits_for_no_retry() -> None:
 @pytest.mark.parametrize(("retry_at_s", "left_s"), [(1_010.0, 10.0), (990.0, 0.0)])
 def test_a_wait_is_counted_down_to_zero(state: State, retry_at_s: float, left_s: float) -> None:
     record = replace(READY, state=state, alive=False, retry_at_s=retry_at_s)
-    assert report.unit_status(record, NO_READINGS, NOW_S)["retry_in_s"] == left_s
+    assert report.unit_status(record, NO_READINGS, NOW_S).retry_in_s == left_s
 
 
 @pytest.mark.parametrize("state", State)
@@ -75,9 +75,9 @@ def test_every_state_is_explained_with_what_comes_next(
 ) -> None:
     record = replace(READY, state=state, failure=failure, retry_at_s=1_010.0)
     told = report.explain(record, NO_READINGS, [], NOW_S)
-    assert told["next"]
-    assert "{unit}" not in told["next"]
-    assert told["events"] == []
+    assert told.next
+    assert "{unit}" not in told.next
+    assert told.events == ()
 
 
 def comes_next(*missing: UnitRecord, **changed: Any) -> str:
@@ -109,25 +109,22 @@ def test_a_brain_that_can_keep_nothing_is_not_well() -> None:
 
 
 def test_a_fleet_is_well_while_all_that_is_wanted_serves() -> None:
-    assert report.health([READY, STOPPED], [READY], keeper_lost=False) == {
-        "level": "well",
-        "problems": [],
-        "wanted": 1,
-        "serving": 1,
-    }
+    assert report.health([READY, STOPPED], [READY], keeper_lost=False) == FleetHealth(
+        FleetLevel.WELL, problems=(), wanted=1, serving=1
+    )
 
 
 def test_one_bot_that_serves_badly_or_a_lost_keeper_is_degraded() -> None:
     degraded = replace(READY, state=State.DEGRADED, reason="slow")
-    assert report.health([degraded, READY], [], keeper_lost=False)["level"] == "degraded"
+    assert report.health([degraded, READY], [], keeper_lost=False).level == "degraded"
     lost = report.health([READY], [], keeper_lost=True)
-    assert lost["level"] == "degraded"
-    assert "keeper is gone" in lost["problems"][0]
+    assert lost.level == "degraded"
+    assert "keeper is gone" in lost.problems[0]
 
 
 def test_a_fleet_of_which_nothing_serves_is_down() -> None:
     failed = replace(READY, state=State.FAILED, alive=False, reason="bad token")
     told = report.health([failed], [], keeper_lost=False)
-    assert told["level"] == "down"
-    assert told["problems"] == ["echo is failed: bad token"]
-    assert report.health([STOPPED], [], keeper_lost=False)["level"] == "well"
+    assert told.level == "down"
+    assert told.problems == ("echo is failed: bad token",)
+    assert report.health([STOPPED], [], keeper_lost=False).level == "well"
