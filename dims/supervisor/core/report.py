@@ -28,8 +28,11 @@ NEXT_STEPS: Mapping[FailureClass, str] = {
 }
 
 
-def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[str, Any]:
-    """One line of `dims status`: durations in seconds, memory in bytes, None where unknown."""
+def unit_status(
+    record: UnitRecord, readings: Readings, now_s: float, cpu_percent: float | None = None
+) -> dict[str, Any]:
+    """One line of `dims status`: durations in seconds, memory in bytes, CPU in percent of a core,
+    None where unknown."""
     took_s = None
     if record.ready_s is not None and record.spawned_s is not None:
         took_s = round(record.ready_s - record.spawned_s, 4)
@@ -46,6 +49,7 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> dict[st
         "uptime_s": uptime_s,
         "ready_s": took_s,
         "unshared_bytes": readings.unshared_bytes if record.alive else None,
+        "cpu_percent": cpu_percent if record.alive else None,
         "loop_lag_s": readings.loop_lag_s if record.alive else None,
         "updates": readings.updates if record.alive else None,
         "failures": record.failures,
@@ -84,10 +88,12 @@ def explain(
     events: list[dict[str, Any]],
     now_s: float,
     missing: Sequence[UnitRecord] = (),
+    *,
+    cpu_percent: float | None = None,
 ) -> dict[str, Any]:
     """Why a unit is as it is: its status, the evidence, what happens next and when. `missing` are
     services that it waits for."""
-    status = unit_status(record, readings, now_s)
+    status = unit_status(record, readings, now_s, cpu_percent)
     return {**status, "next": _next(record, now_s, missing), "events": events}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from dims.ipc.wire.sentences import written
 from dims.ipc.words.operator import NO_READINGS
 from dims.supervisor.brain.supervisor import ProcessSupervisor
 from dims.supervisor.core import report
@@ -24,6 +25,7 @@ class Overview:
         """The object of `dims status --json`."""
         supervisor, config = self._supervisor, self._roster.config
         now_s = supervisor.clock.monotonic()
+        machine = supervisor.cpu_use.machine
         return {
             "supervisor": {
                 "pid": os.getpid(),
@@ -34,8 +36,10 @@ class Overview:
                 "config": str(config.path),
                 "state_dir": str(self._roster.layout.state),
                 "stopping": supervisor.is_stopping,
+                "cpu_percent": supervisor.cpu_use.of_brain,
                 **supervisor.zygote_memory.shown(),
             },
+            "machine": None if machine is None else written(machine),
             "services": [self._unit(unit, now_s) for unit in self._others()],
             "bots": [self._unit(unit, now_s) for unit in self._roster.bots],
         }
@@ -58,7 +62,9 @@ class Overview:
         needs = sorted(self._roster.wish(unit).needs)
         missing = [engine.records[need] for need in needs if not engine.is_up(need)]
         now_s = self._supervisor.clock.monotonic()
-        told = report.explain(engine.records[unit], readings, events, now_s, missing)
+        record = engine.records[unit]
+        cpu_percent = self._supervisor.cpu_use.of(record)
+        told = report.explain(record, readings, events, now_s, missing, cpu_percent=cpu_percent)
         return {**told, **self._supervisor.zygote_memory.shown()}
 
     def storage(self) -> dict[str, Any]:
@@ -72,4 +78,5 @@ class Overview:
 
     def _unit(self, unit: UnitId, now_s: float) -> dict[str, Any]:
         readings = self._supervisor.hearing.readings.get(unit, NO_READINGS)
-        return report.unit_status(self._supervisor.engine.records[unit], readings, now_s)
+        record = self._supervisor.engine.records[unit]
+        return report.unit_status(record, readings, now_s, self._supervisor.cpu_use.of(record))
