@@ -38,6 +38,11 @@ def size(amount_bytes: int | None) -> str:
     return "-" if amount_bytes is None else f"{amount_bytes / 1e6:.1f} MB"
 
 
+def percent(share: float | None) -> str:
+    """`12.5 %`, or `-` for None."""
+    return "-" if share is None else f"{share:.1f} %"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with aligned columns; the last column is not padded."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
@@ -54,7 +59,7 @@ def status(answer: Mapping[str, Any]) -> list[str]:
     lines = [_headline(supervisor)]
     if supervisor["keeper_pid"] is None:
         lines.append("DEGRADED: the keeper is gone; `dims stop`, then `dims start`")
-    lines += ["", *bots(answer["bots"])]
+    lines += ["", *bots(answer["bots"]), *_machine(answer["machine"])]
     weak = [s for s in answer["services"] if s["state"] != State.READY]
     lines += [f"service {s['id']} is {s['state']}: {s['reason']}" for s in weak]
     return lines
@@ -62,7 +67,7 @@ def status(answer: Mapping[str, Any]) -> list[str]:
 
 def bots(units: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table of bots."""
-    head = ("BOT", "STATE", "PID", "UP", "READY IN", "RESTARTS", "MEMORY", "WHY")
+    head = ("BOT", "STATE", "PID", "UP", "READY IN", "RESTARTS", "MEMORY", "CPU", "WHY")
     return table(head, [_row(unit) for unit in units])
 
 
@@ -76,11 +81,12 @@ def explanation(answer: Mapping[str, Any]) -> list[str]:
     """The text of `dims bot explain`."""
     failure = f" [{answer['failure']}]" if answer["failure"] else ""
     history = f"incarnation {answer['incarnation']}, {answer['restarts']} restarts"
+    uses = f"{size(answer['unshared_bytes'])}, CPU {percent(answer['cpu_percent'])}"
     lines = [
         f"{answer['id']} is {answer['state']} (wanted: {answer['desired']})",
         f"  why    {answer['reason']}{failure}",
         f"  next   {answer['next']}",
-        f"  now    {history}, pid {answer['pid'] or '-'}, {size(answer['unshared_bytes'])}",
+        f"  now    {history}, pid {answer['pid'] or '-'}, {uses}",
         f"  memory {_SHARING[answer['sharing']]}{_because(answer['sharing_reason'])}",
         "  events",
     ]
@@ -105,6 +111,14 @@ def _headline(supervisor: Mapping[str, Any]) -> str:
     )
 
 
+def _machine(machine: Mapping[str, Any] | None) -> list[str]:
+    if machine is None:
+        return []
+    cores = f"CPU {percent(machine['cpu_percent'])} of {machine['cores']} x 100 %"
+    memory = f"{size(machine['memory_available_bytes'])} of {size(machine['memory_bytes'])} free"
+    return ["", f"machine: {cores}, load {machine['load']:.2f}, memory {memory}"]
+
+
 def _row(unit: Mapping[str, Any]) -> tuple[str, ...]:
     why = "" if unit["state"] == State.READY else unit["reason"]
     if unit["retry_in_s"] is not None:
@@ -117,6 +131,7 @@ def _row(unit: Mapping[str, Any]) -> tuple[str, ...]:
         duration(unit["ready_s"]),
         str(unit["restarts"]),
         size(unit["unshared_bytes"]),
+        percent(unit["cpu_percent"]),
         why,
     )
 

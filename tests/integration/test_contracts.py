@@ -23,6 +23,8 @@ VIOLATIONS = [
     ("telethon", "dims/storage/names.py", "import telethon"),
     ("drivers", "dims/ipc/retry.py", "import asyncpg"),
     ("supervisor", "dims/supervisor/brain/engine.py", "import dims.storage.names"),
+    ("psutil", "dims/supervisor/brain/cpu_use.py", "import psutil"),
+    ("machine", "dims/supervisor/zygote/forked.py", "import dims.system.machine"),
     ("core", "dims/supervisor/core/backoff.py", "import dims.layout"),
     ("worker", "dims/bot_worker/lease.py", "import dims.config"),
     ("services", "dims/services/steward/roles.py", "import dims.services.embedded.service"),

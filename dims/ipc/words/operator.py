@@ -49,10 +49,14 @@ class UnitStatus:
     unshared_bytes: int | None
     """memory that is this process's own; read about every sixth heartbeat. None: not said yet, no
     process, or a service"""
+    cpu_percent: float | None
+    """of one core, used by its process and that one's children between the brain's last two looks
+    (`interval_s` of the machine); children that have ended count if they were waited for. None:
+    not looked at twice yet, or no process"""
     loop_lag_s: float | None
-    """how late the last heartbeat was. None: as above"""
+    """how late the last heartbeat was. None: as `unshared_bytes`"""
     updates: int | None
-    """updates received by this process, as of the last heartbeat. None: as above"""
+    """updates received by this process, as of the last heartbeat. None: as `unshared_bytes`"""
     failures: int
     """failures in a row, for the backoff; 0 again after a stable period"""
     failure: FailureClass | None
@@ -83,6 +87,8 @@ class SupervisorStatus:
     """absolute path of the state directory"""
     stopping: bool
     """whether `dims stop` is under way"""
+    cpu_percent: float | None
+    """of one core, used by the brain itself, as a unit's. None: not looked twice yet"""
     sharing: Manner | None
     """how workers come by what the zygote has in memory: shared for good, or each copies the pages
     it uses. None: no zygote is ready"""
@@ -91,11 +97,33 @@ class SupervisorStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineStatus:
+    """The machine that the fleet runs on, as of the brain's last look; in a container all of it."""
+
+    cpu_percent: float | None
+    """of one core, used by all processes of the machine since the look before: up to 100 times
+    `cores`. None: there was no look before"""
+    interval_s: float | None
+    """between these two looks. None: as above"""
+    cores: int
+    """that the kernel schedules on"""
+    load: float
+    """processes that run or wait, on average over the last minute"""
+    memory_bytes: int
+    """of the machine"""
+    memory_available_bytes: int
+    """of that, what can be had without swapping"""
+
+
+@dataclass(frozen=True, slots=True)
 class FleetStatus:
     """The whole fleet."""
 
     supervisor: SupervisorStatus
     """the brain; below"""
+    machine: MachineStatus | None
+    """what the fleet runs on; below. The brain looks every 5 s, and more rarely where there are
+    over 125 processes, 40 ms for each of them. None: it has not looked yet"""
     services: tuple[UnitStatus, ...]
     """[units](#a-unit): the zygote first, then the others"""
     bots: tuple[UnitStatus, ...]

@@ -21,6 +21,7 @@ from dims.supervisor.brain.bonds.hearing import Hearing
 from dims.supervisor.brain.bonds.keeper_link import KeeperLink
 from dims.supervisor.brain.bonds.links import Links
 from dims.supervisor.brain.bonds.welcoming import Welcoming
+from dims.supervisor.brain.cpu_use import CpuUse
 from dims.supervisor.brain.engine import Engine
 from dims.supervisor.brain.mended_files import MendedFiles
 from dims.supervisor.brain.providers.fleet_storage import FleetStorage
@@ -88,6 +89,7 @@ class ProcessSupervisor:
             grants=grants_of(config),
         )
         self._mended_files = MendedFiles(self.roster, self.engine.post)
+        self.cpu_use = CpuUse(self.roster, self.engine, clock)
         # Asked once: after the keeper's end it would be somebody else, before the link tells.
         self.keeper_pid = os.getppid()
         self.started_s = clock.monotonic()
@@ -129,6 +131,7 @@ class ProcessSupervisor:
         self.engine.post_each(found)
         self.engine.start()
         self._tasks.begin(self._mended_files.watch(), "watch files of failed bots")
+        self._tasks.begin(self.cpu_use.watch(), "look at the use of CPU")
         if only_to_stop:
             self._stop_next()
 

@@ -25,8 +25,10 @@ NEXT_STEPS: Mapping[FailureClass, str] = {
 }
 
 
-def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> UnitStatus:
-    """One line of `dims status`."""
+def unit_status(
+    record: UnitRecord, readings: Readings, now_s: float, cpu_percent: float | None = None
+) -> UnitStatus:
+    """One line of `dims status`; `cpu_percent` is None where unknown."""
     took_s = None
     if record.ready_s is not None and record.spawned_s is not None:
         took_s = round(record.ready_s - record.spawned_s, 4)
@@ -43,6 +45,7 @@ def unit_status(record: UnitRecord, readings: Readings, now_s: float) -> UnitSta
         uptime_s=uptime_s,
         ready_s=took_s,
         unshared_bytes=readings.unshared_bytes if record.alive else None,
+        cpu_percent=cpu_percent if record.alive else None,
         loop_lag_s=readings.loop_lag_s if record.alive else None,
         updates=readings.updates if record.alive else None,
         failures=record.failures,
@@ -83,10 +86,11 @@ def explain(
     *,
     missing: Sequence[UnitRecord] = (),
     shares: tuple[Manner | None, str | None] = (None, None),
+    cpu_percent: float | None = None,
 ) -> Explanation:
     """Why a unit is as it is: its status, the evidence, what happens next and when. `missing` are
     services that it waits for, `shares` is how the zygote of now shares its memory, and why."""
-    status = asdict(unit_status(record, readings, now_s))
+    status = asdict(unit_status(record, readings, now_s, cpu_percent))
     return Explanation(
         **status,
         next=_next(record, now_s, missing),

@@ -18,6 +18,7 @@ BOT: dict[str, Any] = {
     "uptime_s": 61.0,
     "ready_s": 0.012,
     "unshared_bytes": 2_300_000,
+    "cpu_percent": 12.5,
     "loop_lag_s": 0.0,
     "updates": 3,
     "failure": None,
@@ -60,7 +61,7 @@ def test_columns_are_aligned_and_lines_have_no_trailing_blanks() -> None:
 def test_a_ready_bot_needs_no_reason_and_a_waiting_one_says_when() -> None:
     waiting = {**BOT, "state": "waiting", "retry_in_s": 90.0, "reason": "flood wait", "pid": None}
     _, ready, line = render.bots([BOT, waiting])
-    assert ready.split() == ["echo", "ready", "7", "1m1s", "12ms", "1", "2.3", "MB"]
+    assert ready.split() == ["echo", "ready", "7", "1m1s", "12ms", "1", "2.3", "MB", "12.5", "%"]
     assert line.endswith("again in 1m30s: flood wait")
 
 
@@ -68,6 +69,7 @@ def test_the_status_marks_the_sandbox_and_a_lost_keeper_and_weak_services() -> N
     service = {**BOT, "id": "sandbox", "state": "backing_off", "reason": "exit code 1"}
     answer = {
         "supervisor": {**SUPERVISOR, "keeper_pid": None},
+        "machine": None,
         "bots": [BOT],
         "services": [service, {**BOT, "id": "zygote"}],
     }
@@ -77,6 +79,22 @@ def test_the_status_marks_the_sandbox_and_a_lost_keeper_and_weak_services() -> N
     assert lines[-1] == "service sandbox is backing_off: exit code 1"
     real = {"supervisor": {**SUPERVISOR, "sandbox": False, "server": "production"}}
     assert render.status({**answer, **real})[0].startswith("supervisor pid 1")
+
+
+def test_the_machine_is_a_line_once_the_brain_has_looked_at_it() -> None:
+    machine = {
+        "cpu_percent": None,
+        "interval_s": None,
+        "cores": 4,
+        "load": 0.5,
+        "memory_bytes": 8_000_000_000,
+        "memory_available_bytes": 6_000_000_000,
+    }
+    answer = {"supervisor": SUPERVISOR, "machine": machine, "bots": [BOT], "services": []}
+    line = "machine: CPU - of 4 x 100 %, load 0.50, memory 6000.0 MB of 8000.0 MB free"
+    assert render.status(answer)[-2:] == ["", line]
+    used = {**answer, "machine": {**machine, "cpu_percent": 250.04}}
+    assert "CPU 250.0 % of 4" in render.status(used)[-1]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +109,9 @@ def test_an_explanation_says_how_memory_is_shared(
     sharing: str | None, reason: str | None, line: str
 ) -> None:
     told = {**BOT, "next": "serves", "events": [], "sharing": sharing, "sharing_reason": reason}
-    assert line in render.explanation(told)
+    lines = render.explanation(told)
+    assert line in lines
+    assert "  now    incarnation 2, 1 restarts, pid 7, 2.3 MB, CPU 12.5 %" in lines
 
 
 def test_health_is_a_line_and_one_more_for_each_problem() -> None:

@@ -32,6 +32,7 @@ class Overview:
         now_s = self._supervisor.clock.monotonic()
         return FleetStatus(
             supervisor=self._brain(now_s),
+            machine=self._supervisor.cpu_use.machine,
             services=tuple(self._unit(unit, now_s) for unit in self._others()),
             bots=tuple(self._unit(unit, now_s) for unit in self._roster.bots),
         )
@@ -54,13 +55,15 @@ class Overview:
         needs = sorted(self._roster.wish(unit).needs)
         missing = [engine.records[need] for need in needs if not engine.is_up(need)]
         now_s = self._supervisor.clock.monotonic()
+        record = engine.records[unit]
         return report.explain(
-            engine.records[unit],
+            record,
             readings,
             events,
             now_s,
             missing=missing,
             shares=self._supervisor.zygote_memory.shown(),
+            cpu_percent=self._supervisor.cpu_use.of(record),
         )
 
     def storage(self) -> StorageStatus:
@@ -84,10 +87,12 @@ class Overview:
             config=str(config.path),
             state_dir=str(self._roster.layout.state),
             stopping=supervisor.is_stopping,
+            cpu_percent=supervisor.cpu_use.of_brain,
             sharing=sharing,
             sharing_reason=reason,
         )
 
     def _unit(self, unit: UnitId, now_s: float) -> UnitStatus:
         readings = self._supervisor.hearing.readings.get(unit, NO_READINGS)
-        return report.unit_status(self._supervisor.engine.records[unit], readings, now_s)
+        record = self._supervisor.engine.records[unit]
+        return report.unit_status(record, readings, now_s, self._supervisor.cpu_use.of(record))

@@ -32,16 +32,17 @@ STOPPED = UnitRecord(UnitId("old"), POLICY)
 
 
 def test_a_ready_bot_has_all_its_readings() -> None:
-    status = report.unit_status(READY, Readings(5, 0.5, 9), NOW_S)
+    status = report.unit_status(READY, Readings(5, 0.5, 9), NOW_S, 12.5)
     assert (status.uptime_s, status.ready_s) == (100.0, 0.25)
     assert (status.unshared_bytes, status.loop_lag_s, status.updates) == (5, 0.5, 9)
+    assert status.cpu_percent == 12.5
     assert status.retry_in_s is None
 
 
 def test_a_bot_without_a_process_has_none() -> None:
     ended = replace(READY, alive=False, pid=None, ready_s=None, state=State.STOPPED)
-    status = report.unit_status(ended, Readings(5, 0.5, 9), NOW_S)
-    names = ("pid", "uptime_s", "ready_s", "unshared_bytes", "loop_lag_s", "updates")
+    status = report.unit_status(ended, Readings(5, 0.5, 9), NOW_S, 12.5)
+    names = ("pid", "uptime_s", "ready_s", "unshared_bytes", "loop_lag_s", "updates", "cpu_percent")
     assert [getattr(status, name) for name in names] == [None] * len(names)
 
 
