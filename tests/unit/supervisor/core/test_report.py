@@ -48,18 +48,18 @@ def test_a_bot_without_a_process_has_none() -> None:
 
 def test_what_is_not_known_of_a_start_is_not_made_up() -> None:
     adopted = report.unit_status(replace(READY, spawned_s=None), NO_READINGS, NOW_S)
-    assert (adopted["uptime_s"], adopted["ready_s"]) == (None, None)
+    assert (adopted.uptime_s, adopted.ready_s) == (None, None)
 
 
 def test_a_failure_is_named_by_its_class() -> None:
-    assert report.unit_status(READY, NO_READINGS, NOW_S)["failure"] is None
+    assert report.unit_status(READY, NO_READINGS, NOW_S).failure is None
     failed = replace(READY, failure=FailureClass.CRASH)
-    assert report.unit_status(failed, NO_READINGS, NOW_S)["failure"] == "crash"
+    assert report.unit_status(failed, NO_READINGS, NOW_S).failure == "crash"
 
 
 def test_who_runs_waits_for_no_retry() -> None:
     status = report.unit_status(replace(READY, retry_at_s=1_010.0), NO_READINGS, NOW_S)
-    assert status["retry_in_s"] is None
+    assert status.retry_in_s is None
 
 
 @pytest.mark.parametrize("state", [State.BACKING_OFF, State.WAITING])
@@ -82,9 +82,9 @@ def test_every_state_is_explained_with_what_comes_next(
 
 
 def comes_next(*missing: UnitRecord, **changed: Any) -> str:
-    told = report.explain(replace(READY, **changed), NO_READINGS, [], NOW_S, missing)
-    assert isinstance(told["next"], str)
-    return told["next"]
+    told = report.explain(replace(READY, **changed), NO_READINGS, [], NOW_S, missing=missing)
+    assert isinstance(told.next, str)
+    return told.next
 
 
 def test_a_failure_says_what_to_do() -> None:
@@ -105,8 +105,8 @@ def test_who_starts_waits_for_services_then_for_its_turn_then_for_itself() -> No
 
 def test_a_brain_that_can_keep_nothing_is_not_well() -> None:
     told = report.health([READY], [], keeper_lost=False, store_trouble="disk full")
-    assert told["level"] == "degraded"
-    assert told["problems"] == ["state.db cannot be written, so nothing is remembered: disk full"]
+    assert told.level == "degraded"
+    assert told.problems == ("state.db cannot be written, so nothing is remembered: disk full",)
 
 
 def test_a_fleet_is_well_while_all_that_is_wanted_serves() -> None:
