@@ -15,6 +15,7 @@ from fleet import ECHO, NOBODY, Fleet, Result, as_nobody, running, until
 
 from dims.cli import launch  # noqa: F401 (see as_nobody)
 from dims.cli.commands import fleet as fleet_commands  # noqa: F401 (see as_nobody)
+from dims.cli.commands import run as run_command  # noqa: F401 (see as_nobody)
 from dims.cli.main import main
 from dims.config import load_config
 

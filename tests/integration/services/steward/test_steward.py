@@ -481,7 +481,7 @@ async def test_killed_at_any_step_of_its_work_the_next_one_finishes(
     async with steward(empty) as one:
         if not is_first:
             await one.starts()
-            await one.says("ready")
+            await one.ready()
             await one.leaves()
         await root.execute(f"BEGIN; {holding_up.format(**one.terms)}")
         await one.starts()
