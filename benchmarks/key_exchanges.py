@@ -12,8 +12,10 @@ import multiprocessing
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
-from ground import Address, know_server
+from ground import Address, Sandbox, know_server
+from measures import cpu_s
 from telethon.errors import SecurityError
 from telethon.network import ConnectionTcpFull, MTProtoPlainSender, authenticator
 
@@ -22,9 +24,21 @@ AT_ONCE = 8
 of a machine that others use as well."""
 
 
-def seconds(address: Address, count: int) -> float:
-    """How long `count` exchanges take, each on a connection of its own."""
-    know_server(address)
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What exchanges took in all: from the first to the last, and processor time of both sides, in
+    seconds."""
+
+    took_s: float
+    cpu_s: float
+
+    def __add__(self, other: Floor) -> Floor:
+        return Floor(self.took_s + other.took_s, self.cpu_s + other.cpu_s)
+
+
+def measure(sandbox: Sandbox, count: int) -> Floor:
+    """What `count` exchanges take, each on a connection of its own."""
+    know_server(sandbox.address)
     with ProcessPoolExecutor(
         AT_ONCE,
         multiprocessing.get_context("fork"),
@@ -33,14 +47,18 @@ def seconds(address: Address, count: int) -> float:
         initargs=(signal.SIGTERM, signal.SIG_DFL),
     ) as pool:
         # The first one in a process fills its caches.
-        list(pool.map(_exchange_in_loop, [address] * AT_ONCE * 2))
-        began_s = time.monotonic()
-        list(pool.map(_exchange_in_loop, [address] * count))
-        return time.monotonic() - began_s
+        list(pool.map(_exchange_in_loop, [sandbox.address] * AT_ONCE * 2))
+        before_s, began_s = cpu_s([sandbox.pid]), time.monotonic()
+        clients_s = sum(pool.map(_exchange_in_loop, [sandbox.address] * count))
+        took_s = time.monotonic() - began_s
+        return Floor(took_s, clients_s + cpu_s([sandbox.pid]) - before_s)
 
 
-def _exchange_in_loop(address: Address) -> None:
+def _exchange_in_loop(address: Address) -> float:
+    """Seconds of processor time."""
+    before_s = time.process_time()
     asyncio.run(_exchange(address))
+    return time.process_time() - before_s
 
 
 async def _exchange(address: Address) -> None:

@@ -63,7 +63,9 @@ class Figures:
     bots: int
     storage: str
     exchanges_s: float | None = None
+    exchanges_cpu_s: float | None = None
     cold_s: float | None = None
+    cold_cpu_s: float | None = None
     warm_s: list[float] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
     """Of the last warm start: by process, the workers together as `all bots`."""
@@ -86,6 +88,11 @@ class Figures:
         return ratio(self.cold_s, self.exchanges_s)
 
     @property
+    def cold_cpu_share(self) -> float | None:
+        """The same in CPU, which does not ask who else uses the machine meanwhile."""
+        return ratio(self.cold_cpu_s, self.exchanges_cpu_s)
+
+    @property
     def cpu_bot_s(self) -> float | None:
         """CPU per bot of the last warm start, in all processes."""
         return sum(self.cpu_s.values()) / (self.bots - 1) if self.cpu_s else None
@@ -103,12 +110,14 @@ class Fleet:
     def cold(self) -> str:
         """The first start, between two halves of its floor; the fleet is stopped afterwards."""
         count = len(self._others)
-        before_s = key_exchanges.seconds(self._ground.address, count // 2)
-        self.figures.cold_s = self._start()
+        before = key_exchanges.measure(self._ground.sandbox, count // 2)
+        cold_s = self._start()
+        self.figures.cold_s, self.figures.cold_cpu_s = cold_s, sum(self.figures.cpu_s.values())
         self._put_down()
-        after_s = key_exchanges.seconds(self._ground.address, count - count // 2)
-        self.figures.exchanges_s = before_s + after_s
-        return f"{self.figures.cold_s:.1f} s, key exchanges alone {before_s:.1f} + {after_s:.1f} s"
+        after = key_exchanges.measure(self._ground.sandbox, count - count // 2)
+        floor = before + after
+        self.figures.exchanges_s, self.figures.exchanges_cpu_s = floor.took_s, floor.cpu_s
+        return f"{cold_s:.1f} s, key exchanges alone {before.took_s:.1f} + {after.took_s:.1f} s"
 
     def warm(self, *, last: bool) -> str:
         """One more start; after the last one the fleet stays."""
@@ -260,7 +269,9 @@ class Bench:
 def _rows(figures: Figures) -> Iterator[tuple[str, str]]:
     """One column of the table."""
     yield "key exchanges alone, s", _number(figures.exchanges_s)
+    yield "s of CPU, key exchanges alone", _number(figures.exchanges_cpu_s)
     yield "cold start, s", _number(figures.cold_s)
+    yield "s of CPU, cold start", _number(figures.cold_cpu_s)
     yield "warm start, s", spread(figures.warm_s, 1.0, 2)
     yield "ms per warm bot", _number(figures.warm_bot_s, 0.001)
     yield "ms of CPU per warm bot", _number(figures.cpu_bot_s, 0.001)
@@ -290,9 +301,8 @@ def _of_fleet(few: Figures, many: Figures) -> list[Verdict]:
     found = [
         at_most(f"{fleet}: a warm bot against one of {few.bots}", grown, 1.3, "times"),
         at_most(f"{fleet}: CPU of a warm bot against one of {few.bots}", cpu, 1.3, "times"),
-        at_most(
-            f"{fleet}: cold start against the key exchanges alone", many.cold_share, 1.5, "times"
-        ),
+        at_most(f"{fleet}: cold start against its key exchanges", many.cold_share, 1.5, "times"),
+        at_most(f"{fleet}: CPU of a cold start, the same", many.cold_cpu_share, 1.5, "times"),
     ]
     if many.storage == OFF:
         brain, idle = many.unshared.get("brain"), many.idle.get("brain")
@@ -308,6 +318,7 @@ def _with_storage(off: Figures, on: Figures) -> list[Verdict]:
     """What storage may cost."""
     pairs = {
         "cold start, each against its key exchanges": (on.cold_share, off.cold_share),
+        "CPU of a cold start": (on.cold_cpu_s, off.cold_cpu_s),
         "warm start": (on.warm_bot_s, off.warm_bot_s),
         "CPU of a warm bot": (on.cpu_bot_s, off.cpu_bot_s),
         "the whole tree, PSS": (on.tree_pss, off.tree_pss),
