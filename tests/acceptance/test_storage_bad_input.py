@@ -535,7 +535,7 @@ def test_a_full_disk_of_the_server_refuses_writes_and_all_comes_right_alone(
             (said,) = say("write more")
             assert said == full
             assert say("read") == [" ".join(["first", *kept])]
-        pool = site.fleet.ask("storage")["pools"][0]
+        pool = until(lambda: site.fleet.ask("storage")["pools"], "its pool is told of")[0]
         assert pool["connects"] <= 4, "an error costs no connection"
         ballast.unlink()
         assert say("write last") == ["kept"]
