@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -30,6 +31,12 @@ QUEUE_LIMIT = 10_000
 """Messages that may wait for a full socket; one more is refused (backpressure)."""
 BATCH_BYTES = 65_536
 """What is given to the socket at once when messages wait."""
+LISTENING: Mapping[str, Any] = {
+    "backlog": 4096,
+    **({"cleanup_socket": False} if sys.version_info >= (3, 13) else {}),
+}
+"""How asyncio is to listen. Who made a socket removes its path: the brain's are the keeper's, which
+hands them to the brain after it. From Python 3.13 on, asyncio would remove them at the close."""
 
 
 class Channel(asyncio.Protocol):
@@ -332,4 +339,4 @@ async def dial(path: str, make: Callable[[], Channel]) -> Channel:
 
 async def listen(sock: socket.socket, make: Callable[[], Channel]) -> asyncio.Server:
     """Accepts channels on a listening Unix socket until the returned server is closed."""
-    return await asyncio.get_running_loop().create_unix_server(make, sock=sock, backlog=4096)
+    return await asyncio.get_running_loop().create_unix_server(make, sock=sock, **LISTENING)

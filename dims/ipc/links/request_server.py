@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from dims.errors import DimsError, ProtocolError, RefusedError
+from dims.ipc.links.channel import LISTENING
 from dims.ipc.wire.answers import error_body
 from dims.ipc.wire.envelope import Address, Envelope, MessageId
 from dims.ipc.wire.framing import FrameDecoder, encode
@@ -50,7 +51,7 @@ class RequestServer:
     async def start(self) -> None:
         """Accepts from now on."""
         self._server = await asyncio.start_unix_server(
-            self._connected, sock=self._sock, backlog=4096
+            self._connected, sock=self._sock, **LISTENING
         )
 
     async def close(self) -> None:

@@ -219,3 +219,20 @@ async def test_a_stream_ends_when_its_reader_leaves(tmp_path: Path) -> None:
         await asyncio.to_thread(ask, path)
         async with asyncio.timeout(LIMIT_S):
             await closed.wait()
+
+
+async def test_a_socket_whose_listener_closes_stays_for_the_next(tmp_path: Path) -> None:
+    """The keeper holds the brain's two sockets open, and hands them to the brain after it."""
+    sock = listening(tmp_path / "s")
+    with sock.dup() as kept:
+        (await listen(sock, End().channel)).close()
+        requests = RequestServer(kept.dup(), answer, name=Address("server"))
+        await requests.start()
+        await requests.close()
+        far = End()
+        server = await listen(kept.dup(), far.channel)
+        async with asyncio.timeout(LIMIT_S):
+            channel = await dial(str(tmp_path / "s"), End().channel)
+            (await far.made).abort()
+        channel.abort()
+        server.close()
