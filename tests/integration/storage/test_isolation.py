@@ -32,7 +32,7 @@ from dims.migrations.runner import Migrations
 from dims.storage.admin import auditing, tenancy
 from dims.storage.admin.scram import verifier
 from dims.storage.embedded.binaries import Source, find_postgres
-from dims.storage.names import SCHEMA, Shape, quoted
+from dims.storage.names import CORRELATION, SCHEMA, Shape, quoted
 
 SHAPE = Shape(partitions=4)
 VICTIM, THIEF = "alpha", "mallory"
@@ -834,7 +834,7 @@ async def test_the_audit_log_says_who_did_what_to_which_row(
         "DELETE FROM bot_settings WHERE key = 'audit'",
     ):
         async with bot.transaction():
-            await bot.execute(f"SET LOCAL {auditing.CORRELATION} = 'c1'")
+            await bot.execute(f"SET LOCAL {CORRELATION} = 'c1'")
             await bot.execute(statement_)
     await bot.close()
     done = await audited(admin, "c1")
@@ -851,7 +851,7 @@ async def test_the_audit_log_says_who_did_what_to_which_row(
 async def test_no_secret_is_in_the_audit_log(site: Site, admin: asyncpg.Connection) -> None:
     secret = "k3y" * 100
     async with admin.transaction():
-        await admin.execute(f"SET LOCAL {auditing.CORRELATION} = 'c2'")
+        await admin.execute(f"SET LOCAL {CORRELATION} = 'c2'")
         await admin.execute(
             "INSERT INTO dims.sessions (bot_id, dc_id, server_address, port, auth_key) "
             "VALUES ('keys', 1, 'x', 1, $1)", secret.encode(),
