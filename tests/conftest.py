@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, MakeFleet
 
 from dims.system.prctl import become_subreaper
-
-MakeFleet = Callable[..., Fleet]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,7 +29,7 @@ def warm_up() -> None:
 
 def warm_up_with_database() -> None:
     """The same, and the driver that bots with a database need."""
-    import asyncpg  # type: ignore[import-untyped]  # noqa: F401, PLC0415 (see the module)
+    import asyncpg  # noqa: F401, PLC0415 (see the module)
 
     import dims.storage.bot.database  # noqa: PLC0415
     import dims.storage.connections.connecting  # noqa: F401, PLC0415

@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import MakeFleet
-from fleet import ECHO, NOBODY, Fleet, Result, as_nobody, running, until
+from fleet import ECHO, NOBODY, Fleet, MakeFleet, Result, as_nobody, running, until
 
 from dims.cli import launch  # noqa: F401 (see as_nobody)
 from dims.cli.commands import fleet as fleet_commands  # noqa: F401 (see as_nobody)
@@ -177,7 +177,7 @@ def test_a_state_directory_of_somebody_else_is_refused_with_a_way_out(tmp_path: 
     fleet.config.chmod(0o644)
     load_config(fleet.config, {})  # what it imports on its way, another user may not read
     for words in (["start", "--all"], ["run", "echo"]):
-        refused = as_nobody(lambda words=words: main([*words, "--config", str(fleet.config)]))
+        refused = as_nobody(partial(main, [*words, "--config", str(fleet.config)]))
         assert refused.code == 4, refused
         assert str(fleet.layout.state) in complaints(refused)[0]
         assert "dims run BOT --state-dir" in refused.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fleet import Fleet, running, until
@@ -69,8 +70,9 @@ def _as_at_first(fleet: Fleet) -> Iterator[None]:
     fleet.dims("bot", "tell", "greeter", "reload")
 
 
-def tell(fleet: Fleet, *words: str) -> dict:
-    return fleet.dims("bot", "tell", *words, "--json").json
+def tell(fleet: Fleet, *words: str) -> dict[str, Any]:
+    answer: dict[str, Any] = fleet.dims("bot", "tell", *words, "--json").json
+    return answer
 
 
 def change_greeter(fleet: Fleet, line: str) -> None:
@@ -78,7 +80,7 @@ def change_greeter(fleet: Fleet, line: str) -> None:
 
 
 def requests(fleet: Fleet, name: str) -> int:
-    return fleet.sandbox("status")["requests"].get(name, 0)
+    return int(fleet.sandbox("status")["requests"].get(name, 0))
 
 
 @pytest.mark.usefixtures("_as_at_first")
@@ -252,7 +254,7 @@ def test_a_bot_that_starts_tells_how_it_is_and_refuses_what_needs_telegram(fleet
     fleet.ask("start", bots=["late"])
     until(lambda: fleet.unit("late")["pid"], "it has a process")
 
-    def readings() -> dict | None:
+    def readings() -> dict[str, Any] | None:
         told = fleet.dims("bot", "tell", "late", "readings", "--json", code=None)
         return told.json if told.code == 0 else None
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet import REPOSITORY, Fleet, running, until
@@ -26,7 +27,8 @@ def shop(tmp_path: Path) -> Iterator[Fleet]:
         yield fleet
 
 
-def mailbox(fleet: Fleet, bot: str) -> dict:
+def mailbox(fleet: Fleet, bot: str) -> dict[str, Any]:
+    answer: dict[str, Any]
     [answer] = fleet.dims("ipc", "status", bot, "--json").json["mailboxes"]
     return answer
 
@@ -34,7 +36,12 @@ def mailbox(fleet: Fleet, bot: str) -> dict:
 def until_booked(fleet: Fleet, *, count: int) -> list[str]:
     """What the customer was told once the last order is booked."""
     last = f"Booked: tea number {count}"
-    return until(lambda: (r := fleet.replies("shop")) and last in r and r, f"order {count} booked")
+
+    def told() -> list[str] | None:
+        replies = fleet.replies("shop")
+        return replies if last in replies else None
+
+    return until(told, f"order {count} booked")
 
 
 def test_an_order_is_booked_and_the_reply_to_a_request_comes_back(shop: Fleet) -> None:

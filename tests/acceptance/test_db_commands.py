@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pytest
-from conftest import MakeFleet
 from embedded import USERS, Service, place_for
-from fleet import DIMS, WITHIN_S, Fleet, Result, is_running, until
+from fleet import DIMS, WITHIN_S, Fleet, MakeFleet, Result, is_running, until
 from roles import give_password, put_bot
 
 from dims.layout import Layout

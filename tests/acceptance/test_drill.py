@@ -7,9 +7,9 @@ import random
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
-from conftest import MakeFleet
-from fleet import ECHO, Fleet, until
+from fleet import ECHO, Fleet, MakeFleet, until
 
 from dims.errors import NotRunningError, TimedOutError
 
@@ -67,11 +67,16 @@ def victim_of(fleet: Fleet, kind: str, dice: random.Random) -> int | None:
         return None
     match kind:
         case "worker":
-            return dice.choice([bot["pid"] for bot in status["bots"]])
+            return dice.choice([int(bot["pid"]) for bot in status["bots"]])
         case "zygote":
-            return fleet.unit("zygote")["pid"]
+            return int(fleet.unit("zygote")["pid"])
         case _:
-            return status["supervisor"]["pid"]
+            return int(status["supervisor"]["pid"])
+
+
+def has_answered(fleet: Fleet, bot: str, said: list[str]) -> bool:
+    """Whether each text has come back."""
+    return set(said) <= set(fleet.replies(bot))
 
 
 def test_thirty_random_kills_lose_no_message_and_no_bot_ever_runs_twice(
@@ -84,9 +89,7 @@ def test_thirty_random_kills_lose_no_message_and_no_bot_ever_runs_twice(
     killed: list[str] = []
     with Traffic(fleet) as traffic:
         for kind in dice.sample(VICTIMS, len(VICTIMS)):
-            pid = until(
-                lambda kind=kind: victim_of(fleet, kind, dice), f"a {kind} runs; {seed=} {killed=}"
-            )
+            pid = until(partial(victim_of, fleet, kind, dice), f"a {kind} runs; {seed=} {killed=}")
             try:
                 os.kill(pid, 9)
             except ProcessLookupError:
@@ -97,7 +100,7 @@ def test_thirty_random_kills_lose_no_message_and_no_bot_ever_runs_twice(
     fleet.until_ready()
     for bot, said in traffic.said.items():
         until(
-            lambda bot=bot, said=said: not set(said) - set(fleet.replies(bot)),
+            partial(has_answered, fleet, bot, said),
             f"{bot} answered all of {len(said)} messages; {seed=} {killed=}",
         )
         assert fleet.account(bot)["cold_logins"] <= 1, (seed, killed)

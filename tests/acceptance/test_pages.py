@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import MakeFleet
-from fleet import until
+from fleet import MakeFleet, until
 from pages import pages, python_of
 
 FLEET = """

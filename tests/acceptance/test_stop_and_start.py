@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from conftest import MakeFleet
-from fleet import ECHO, Fleet, is_running, parent_of, until
+from fleet import ECHO, Fleet, MakeFleet, is_running, parent_of, until
 
 from dims.errors import UsageError
 

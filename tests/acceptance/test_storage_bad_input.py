@@ -24,8 +24,7 @@ from typing import Any
 import asyncpg
 import pytest
 import trustme
-from conftest import MakeFleet
-from fleet import WITHIN_S, Fleet, Result, until
+from fleet import WITHIN_S, Fleet, MakeFleet, Result, until
 from tls_postgres import OWNER, PASSWORD, Certificates, TlsPostgres, tls_postgres
 
 from dims.migrations.advisory_lock import LOCK_KEY
@@ -138,7 +137,7 @@ class Site:
         assert mend in said
         for words, code in ((("status",), 0), (("health",), 2), (("bot", "explain", "ada"), 0)):
             # While it is tried again there is nothing to tell for a moment.
-            until(lambda w=words, c=code: self._tells(w, c, why, mend), f"{words} tells why")
+            until(partial(self._tells, words, code, why, mend), f"{words} tells why")
         log = self.fleet.log("steward") + self.fleet.log("brain")
         assert why in log
         assert PASSWORD not in log
@@ -475,7 +474,8 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     path.mkdir(mode=0o700, exist_ok=True)
-    words = ["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", path]
+    options = f"size={megabytes}m,mode=0700"
+    words = ["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     mounted = subprocess.run(words, check=False, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
@@ -500,7 +500,7 @@ def fill(disk: Path, name: str, but_bytes: int = 0) -> Path:
 
 def written(say: Callable[[str], list[str]], prefix: str, most: int) -> tuple[list[str], str]:
     """What was acknowledged, and why the next was not."""
-    kept = []
+    kept: list[str] = []
     for number in range(most):
         (said,) = say(f"write {prefix}{number}")
         if said != "kept":

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import MakeFleet
-from fleet import Fleet, until
+from fleet import Fleet, MakeFleet, until
 from storage_site import StorageSite, storage_site
 from stored import forgotten
 

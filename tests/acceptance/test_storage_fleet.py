@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
-from conftest import MakeFleet
-from fleet import Fleet, is_running, until
+from fleet import Fleet, MakeFleet, is_running, until
 from stored import forgotten, postmaster, rows
 
 from dims.errors import NotRunningError, TimedOutError
@@ -90,12 +90,15 @@ class Traffic:
         """What the bot has answered."""
         return self._fleet.replies(bot, user=self._user)
 
+    def is_answered(self, bot: str) -> bool:
+        """Whether the bot has acknowledged all that was said."""
+        return {f"kept: {text}" for text in self.said} <= set(self.answers(bot))
+
 
 def assert_all_is_kept(fleet: Fleet, traffic: Traffic) -> None:
     """Each message was acknowledged, and is there."""
     for bot in BOTS:
-        wanted = {f"kept: {text}" for text in traffic.said}
-        until(lambda bot=bot, wanted=wanted: wanted <= set(traffic.answers(bot)), f"{bot} answered")
+        until(partial(traffic.is_answered, bot), f"{bot} answered")
         assert not [text for text in traffic.answers(bot) if text.startswith("failed")]
         stored = {row["text"] for row in rows(fleet.layout, STORED) if row["bot_id"] == bot}
         assert set(traffic.said) <= stored

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fleet import DIMS, REPOSITORY, Fleet, Result, running, until
@@ -29,7 +30,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         forget(Layout(directory / ".dims"))
 
 
-def press(fleet: Fleet, label: str, message_id: int) -> dict:
+def press(fleet: Fleet, label: str, message_id: int) -> dict[str, Any]:
     return fleet.sandbox("press", bot="buttons", user="you", message_id=message_id, button=label)
 
 

@@ -31,6 +31,8 @@ NOBODY = 65_534
 """The uid and gid that own nothing."""
 
 T = TypeVar("T")
+MakeFleet = Callable[..., "Fleet"]
+"""The fixture of tests/conftest.py: takes what Fleet takes after the directory."""
 
 
 def until(fact: Callable[[], T | None], what: str, within_s: float = WITHIN_S) -> T:
@@ -272,7 +274,8 @@ class Fleet:
 
     def supervisor(self) -> dict[str, Any]:
         """The brain's own part of the status."""
-        return self.status()["supervisor"]
+        brain: dict[str, Any] = self.status()["supervisor"]
+        return brain
 
     # The sandbox
 

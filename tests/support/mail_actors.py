@@ -20,6 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -403,7 +404,7 @@ class Campaign:
             for actor in actors:
                 code = self._end(actor, signal.SIGTERM)
                 assert code == 0, f"{actor} ended with {code}"
-            until(lambda reader=reader: self._is_empty(reader), f"{reader} has handled all mail")
+            until(partial(self._is_empty, reader), f"{reader} has handled all mail")
         assert self._end(LAST, signal.SIGTERM) == 0
 
     def _is_empty(self, reader: str) -> bool:

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from dims.errors import RefusedError
+from usual import RETRY
+
+from dims.errors import DimsError, RefusedError
 from dims.ipc.mailbox.files.file_names import SegmentName, Writer
 from dims.ipc.mailbox.files.lane import Item, Lane
 from dims.ipc.mailbox.files.ledger import Ledger
@@ -133,6 +135,10 @@ class Clerk:
                 self._news.clear()
                 await self._news.wait()
 
+    def has_done(self, count: int) -> bool:
+        """Whether so many messages are done with."""
+        return len(self.done) == count
+
     async def until_last(self) -> None:
         """Returns when the handler has the letter of kind LAST."""
         await self.until(lambda: any(one.message.kind == LAST for one in self.came))
@@ -187,3 +193,32 @@ async def working(
             yield deliveries, clerk, mailbox
     finally:
         await deliveries.close()
+
+
+@asynccontextmanager
+async def offering(
+    handle: Handle | None = None, slots: int = 4
+) -> AsyncIterator[tuple[Deliveries, Clerk]]:
+    """Deliveries without any mailbox."""
+    clerk = Clerk(handle)
+    deliveries = Deliveries(None, clerk, RETRY, slots, clock=SYSTEM)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield deliveries, clerk
+    finally:
+        await deliveries.close()
+
+
+class Asker:
+    """Asks, and holds the answers by the number of the request."""
+
+    def __init__(self, deliveries: Deliveries) -> None:
+        self.deliveries = deliveries
+        self.answers: dict[int, asyncio.Future[Mapping[str, Any] | DimsError]] = {}
+
+    def ask(self, n: int, **more: Any) -> Envelope:
+        request = letter(n, "ask", wants_reply=True, **more)
+        answer = asyncio.get_running_loop().create_future()
+        self.answers[n] = answer
+        self.deliveries.ask(request, answer.set_result)
+        return request

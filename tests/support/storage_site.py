@@ -89,7 +89,7 @@ async def database_of(site: StorageSite, **options: Any) -> AsyncIterator[Databa
     assert (stats.in_use, stats.waiting) == (0, 0)
 
 
-async def becomes(fact: Callable[[], Awaitable[T]], what: str) -> T:
+async def becomes(fact: Callable[[], Awaitable[T | None]], what: str) -> T:
     """As `until`, for a fact that has to be asked for."""
     for _ in range(round(WITHIN_S / LOOK_S)):
         if found := await fact():

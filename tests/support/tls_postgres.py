@@ -154,7 +154,8 @@ class TlsPostgres:
         return subprocess.Popen(
             [self._binaries.directory / program, *arguments],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.directory,
-            user=other and other.uid, group=other and other.gid,
+            user=None if other is None else other.uid,
+            group=None if other is None else other.gid,
             extra_groups=None if other is None else other.groups,
             env={"PATH": os.defpath, "LC_ALL": "C"},
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ MARKER = "Zq"  # stands in no message
 passwords = st.text(string.ascii_letters + string.digits + string.punctuation + " ä", max_size=30)
 
 
-def refusal(url: str, parse=parse_postgres_url) -> str:
+def refusal(url: str, parse: Callable[[str], object] = parse_postgres_url) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is looked at)
         parse(url)
     assert caught.value.__context__ is None, "a hidden error could carry the URL along"

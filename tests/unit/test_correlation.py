@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from own_mail import mail, request, send
 from telethon import TelegramClient, events, types
 from telethon.tl.types import updates as difference
-from test_bot_mail import mail, request, send
 
 from dims import correlation
 from dims.bot_worker.mail.authoring import Message
@@ -70,7 +70,6 @@ class Bot:
         self.session = FileSession(path)
         self.client = TelegramClient(self.session, 1, "x")
         self.tracker = UpdateTracker(self.client, self.session, handlers_at_once=10)
-        self.tracker.open()
         self.tracker.start_from(difference.State(10, 0, NOW, 0, 0))
         self.tracker.serve()
         self.client._mb_entity_cache.set_self_user(1, True, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from typing import Any
 
 import pytest
 
@@ -14,14 +15,15 @@ TOKEN = "7000001001:AbCdEfGhIjKlMnOpQrStUvWxYz_123-1001"
 HASH = TOKEN.partition(":")[2]
 
 
-def formatted(message: str, secrets: tuple[str, ...], **options: object) -> dict:
+def formatted(message: str, secrets: tuple[str, ...], **options: object) -> dict[str, Any]:
     record = logging.LogRecord("bot.x", logging.INFO, __file__, 1, message, (), None)
     record.__dict__.update(options)
     line = JsonFormatter({"bot": "x"}, Redactor(secrets)).format(record)
     assert "\n" not in line
     for secret in secrets:
         assert secret not in line
-    return json.loads(line)
+    said: dict[str, Any] = json.loads(line)
+    return said
 
 
 def test_every_secret_is_replaced_wherever_it_stands() -> None:

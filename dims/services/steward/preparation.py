@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.addresses import PostgresAddress
 from dims.errors import TimedOutError

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.errors import DimsError, StateError
 from dims.storage.admin.scram import verifier

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 MONTHS_AHEAD = 2
 

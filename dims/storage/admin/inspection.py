@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.storage.names import Shape, quoted
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.errors import ServiceError, StateError
 from dims.storage.admin.foundations import BOT_CONNECTIONS, BOT_SETTINGS, membership

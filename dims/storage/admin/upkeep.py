@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.storage.admin import auditing
 from dims.storage.admin.inspection import as_owner

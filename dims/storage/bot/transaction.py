@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.errors import DimsError, StateError, TimedOutError, UsageError
 from dims.storage.bot.repositories.repository import How

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.addresses import PostgresAddress, TlsMode
 from dims.errors import DimsError

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.errors import DimsError, ServiceError, TimedOutError
 from dims.storage.connections.attempts import Attempts

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.addresses import PostgresAddress, TlsMode
 from dims.errors import DimsError

@@ -15,7 +15,7 @@ holds values of rows.
 
 from __future__ import annotations
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 from dims.errors import DimsError, ServiceError, TimedOutError
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
+import asyncpg
 
 T = TypeVar("T")
 

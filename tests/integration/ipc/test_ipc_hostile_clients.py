@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet import ECHO, Fleet, as_nobody, running
@@ -50,7 +51,7 @@ def connected(fleet: Fleet, name: str) -> socket.socket:
     return client
 
 
-def request(kind: str, body: dict | None = None) -> bytes:
+def request(kind: str, body: dict[str, Any] | None = None) -> bytes:
     return encode(Envelope(new_id(), kind, Address("test"), Address("brain"), body=body or {}))
 
 
@@ -140,7 +141,7 @@ def test_a_truncated_frame_ends_its_own_connection_only(fleet: Fleet, name: str,
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_with_a_reason(
-    fleet: Fleet, kind: str, body: dict
+    fleet: Fleet, kind: str, body: dict[str, Any]
 ) -> None:
     with connected(fleet, "control") as client:
         client.sendall(request(kind, body))

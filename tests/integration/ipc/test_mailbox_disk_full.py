@@ -100,7 +100,7 @@ class Room:
 
     async def send_until_full(self, first: int, most: int = 10_000) -> tuple[list[int], DimsFault]:
         """The numbers that were sent, and why the next one was not."""
-        sent = []
+        sent: list[int] = []
         for number in range(first, first + most):
             try:
                 await self.send(number)

@@ -495,7 +495,7 @@ async def test_a_follower_sees_the_whole_conversation(town: Town) -> None:
 
 
 async def test_the_control_api_refuses_nonsense_with_one_clear_line(town: Town) -> None:
-    for kind, body, words in [
+    nonsense: list[tuple[str, dict[str, Any], str]] = [
         ("dance", {}, "unknown request"),
         ("send", {"bot": "nobody", "user": "ann", "text": "x"}, "no bot 'nobody'"),
         ("bot.create", {"name": ""}, "'name' must be"),
@@ -503,7 +503,8 @@ async def test_the_control_api_refuses_nonsense_with_one_clear_line(town: Town) 
         ("fault.set", {"kind": "plague"}, "unknown fault"),
         ("fault.set", {"kind": "flood_wait", "seconds": -1}, "'seconds' must be"),
         ("history", {"bot": 5, "user": "ann"}, "'bot' must be"),
-    ]:
+    ]
+    for kind, body, words in nonsense:
         with pytest.raises(UsageError, match=words):
             await town.ask(kind, **body)
 

@@ -323,7 +323,8 @@ async def test_a_conversation_goes_from_open_to_closed(db: Database) -> None:
 async def test_settings_are_like_a_dictionary(db: Database) -> None:
     nothing = object()
     assert await db.settings.get("a", nothing) is nothing
-    for value in (1, "x", None, [1, {"b": True}], {}, False):
+    values: list[Any] = [1, "x", None, [1, {"b": True}], {}, False]
+    for value in values:
         await db.settings.set("a", value)
         assert await db.settings.get("a", nothing) == value
     await db.settings.set("key", "S3CRET", secret=True)

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -37,8 +38,8 @@ class Authority:
     def root(self) -> str:
         return self._write("root.crt", self.ca.cert_pem.bytes())
 
-    def server(self, **options: datetime.datetime) -> Certificates:
-        made = self.ca.issue_cert("localhost", **options)
+    def server(self, not_after: datetime.datetime | None = None) -> Certificates:
+        made = self.ca.issue_cert("localhost", not_after=not_after)
         return Certificates(
             made.cert_chain_pems[0].bytes(), made.private_key_pem.bytes(), self.ca.cert_pem.bytes()
         )
@@ -130,8 +131,8 @@ def content(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def told(server: TlsPostgres, mode: TlsMode, **options: str) -> PostgresAddress:
-    return replace(server.address, sslmode=mode, **options)  # type: ignore[arg-type]
+def told(server: TlsPostgres, mode: TlsMode, **options: Any) -> PostgresAddress:
+    return replace(server.address, sslmode=mode, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -25,7 +25,7 @@ def test_a_brain_that_dies_again_and_again_is_started_again_and_the_bots_are_the
     fleet: Fleet,
 ) -> None:
     keeper = fleet.supervisor()["keeper_pid"]
-    brains = []
+    brains: list[int] = []
     for _ in range(3):
         brains.append(
             until(lambda: {fleet.supervisor()["pid"]} - set(brains), "a new brain answers").pop()

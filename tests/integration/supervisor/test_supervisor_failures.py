@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fleet import Fleet, is_running, running, until
@@ -274,7 +275,7 @@ def test_a_crash_loop_is_slowed_down_and_stays_within_its_cap(fleet: Fleet) -> N
     refused = fleet.dims("bot", "start", "looping", code=8)
     assert "looping is backing_off" in refused.err
 
-    def capped() -> dict | None:
+    def capped() -> dict[str, Any] | None:
         bot = fleet.unit("looping")
         return bot if "slowed down" in bot["reason"] else None
 

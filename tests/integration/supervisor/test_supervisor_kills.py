@@ -8,11 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import MakeFleet
-from fleet import ECHO, Fleet, is_running, running, until
+from fleet import ECHO, Fleet, MakeFleet, is_running, running, until
 
 from dims.ipc.wire.envelope import Address, Envelope
 from dims.ipc.wire.framing import encode
@@ -52,6 +52,11 @@ def kill_supervisor(fleet: Fleet) -> None:
     supervisor = fleet.supervisor()
     fleet.kill(supervisor["keeper_pid"])
     fleet.kill(supervisor["pid"])
+
+
+def is_connected(fleet: Fleet, bot: str) -> bool:
+    """Whether the bot has one connection to Telegram."""
+    return bool(fleet.account(bot)["connections"] == 1)
 
 
 def assert_serves(fleet: Fleet) -> None:
@@ -168,7 +173,7 @@ def test_after_a_kill_of_the_local_telegram_the_bots_serve_with_their_old_sessio
     fleet.until_state("sandbox", "ready", after=before["incarnation"])
     assert fleet.unit("sandbox")["incarnation"] == before["incarnation"] + 1
     for bot in BOTS:
-        until(lambda bot=bot: fleet.account(bot)["connections"] == 1, f"{bot} is connected")
+        until(partial(is_connected, fleet, bot), f"{bot} is connected")
     fleet.until_ready()
     assert_serves(fleet)
     assert [fleet.account(bot)["cold_logins"] for bot in BOTS] == [0, 0]

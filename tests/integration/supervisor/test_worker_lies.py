@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fleet import ECHO, Fleet, running
@@ -61,14 +62,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
-LIES = {
+STRANGE: list[Any] = ["x" * 10_000, [1], {"a": 1}, -1, 1e308, True, None, 10**30]
+TROUBLES: list[Any] = [1, [], "a\nb\x1b[2J"]
+POOLS: list[Any] = ["x", 1, [1], [{}], {"open": "x"}, {"open": 10**30}, {"\x1b[2J": 1}, None]
+LIES: dict[str, list[Any]] = {
     "readings of all kinds": [
         ["heartbeat", {"unshared_bytes": value, "loop_lag_s": value, "updates": value}]
-        for value in ("x" * 10_000, [1], {"a": 1}, -1, 1e308, True, None, 10**30)
+        for value in STRANGE
     ],
-    "troubles of all kinds": [
-        ["heartbeat", {"trouble": value}] for value in (1, [], "a\nb\x1b[2J")
-    ],
+    "troubles of all kinds": [["heartbeat", {"trouble": value}] for value in TROUBLES],
     "nonsense kinds": [["no such kind", {}], ["forked", {"unit": "echo", "pid": 1}], ["ready", {}]],
     "another's exit": [["exited", {"pid": 1, "started": 0, "code": 0, "signal": None}]],
     "a malformed will": [["last_will", {"failure": "made up"}], ["last_will", {}]],
@@ -77,10 +79,7 @@ LIES = {
         for value in ("x" * 10_000, [1], -1, 1.5, True, None, 10**30, 2**53 - 1, 10**9)
     ],
     "connections without numbers": [["connections", {}], ["connections", {"holds": 1}]],
-    "pools of all kinds": [
-        ["heartbeat", {"pool": value, "slow": value}]
-        for value in ("x", 1, [1], [{}], {"open": "x"}, {"open": 10**30}, {"\x1b[2J": 1}, None)
-    ],
+    "pools of all kinds": [["heartbeat", {"pool": value, "slow": value}] for value in POOLS],
     "a pool of a thousand numbers": [
         ["heartbeat", {"pool": {f"n{number}": number for number in range(1_000)}}]
     ],

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from fleet import until
 
 from dims.system.cpu_times import family_times
-from dims.system.machine import read_machine, read_processes
+from dims.system.machine import MachineReadings, read_machine, read_processes
 
 PARENT = """
 import os, subprocess, sys
@@ -68,6 +68,11 @@ def test_every_process_of_ours_is_read_once() -> None:
 
 def test_the_machine_counts_up_and_has_memory() -> None:
     before = read_machine()
-    later = until(lambda: (now := read_machine()).busy_s > before.busy_s and now, "it is used")
+
+    def used() -> MachineReadings | None:
+        now = read_machine()
+        return now if now.busy_s > before.busy_s else None
+
+    later = until(used, "it is used")
     assert later.cores >= 1
     assert 0 < later.memory_available_bytes <= later.memory_bytes

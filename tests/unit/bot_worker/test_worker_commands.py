@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -148,7 +149,9 @@ def test_what_does_not_fit_is_not_even_made() -> None:
         ({"a": {"x": [1]}}, {"a": {"x": [1]}}, []),
     ],
 )
-def test_changed_settings_are_named(old: dict, new: dict, changed: list[str]) -> None:
+def test_changed_settings_are_named(
+    old: dict[str, Any], new: dict[str, Any], changed: list[str]
+) -> None:
     assert changed_keys(old, new) == changed
 
 

@@ -82,7 +82,7 @@ def test_the_status_marks_the_sandbox_and_a_lost_keeper_and_weak_services() -> N
 
 
 def test_the_machine_is_a_line_once_the_brain_has_looked_at_it() -> None:
-    machine = {
+    machine: dict[str, Any] = {
         "cpu_percent": None,
         "interval_s": None,
         "cores": 4,
@@ -90,7 +90,8 @@ def test_the_machine_is_a_line_once_the_brain_has_looked_at_it() -> None:
         "memory_bytes": 8_000_000_000,
         "memory_available_bytes": 6_000_000_000,
     }
-    answer = {"supervisor": SUPERVISOR, "machine": machine, "bots": [BOT], "services": []}
+    answer: dict[str, Any] = {"supervisor": SUPERVISOR, "bots": [BOT], "services": []}
+    answer["machine"] = machine
     line = "machine: CPU - of 4 x 100 %, load 0.50, memory 6000.0 MB of 8000.0 MB free"
     assert render.status(answer)[-2:] == ["", line]
     used = {**answer, "machine": {**machine, "cpu_percent": 250.04}}

@@ -21,7 +21,9 @@ WITH_TOKEN = "bots: [{id: a, handlers: e.py, token: 1:a}]\n"
 PRODUCTION = "telegram: {server: production, api_id: 5, api_hash: abc}\nbots:\n"
 
 
-def faults_of(directory: Path, text: str | bytes, environ: dict[str, str] | None = None):
+def faults_of(
+    directory: Path, text: str | bytes, environ: dict[str, str] | None = None
+) -> list[str]:
     path = directory / "bots.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigError) as caught:

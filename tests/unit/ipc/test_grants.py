@@ -127,4 +127,4 @@ def test_grants_are_frozen_and_compare_by_what_they_say() -> None:
     assert hash(Grants((SHOP,))) == hash(Grants((SHOP,)))
     assert "_decided" not in repr(Grants((SHOP,)))
     with pytest.raises(FrozenInstanceError):
-        SHOP.kinds = ("*",)  # type: ignore[misc]
+        SHOP.kinds = ("*",)  # type: ignore[misc]  # it is frozen

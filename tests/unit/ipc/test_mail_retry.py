@@ -34,4 +34,6 @@ def test_there_are_as_many_tries_as_allowed(attempts: int) -> None:
 
 
 def test_the_longest_pause_holds_even_for_the_first() -> None:
-    assert RetryPolicy(attempts=2, first_s=100.0, max_s=5.0).pause_s(1, 0.999) <= 5.0  # type: ignore[operator]
+    pause_s = RetryPolicy(attempts=2, first_s=100.0, max_s=5.0).pause_s(1, 0.999)
+    assert pause_s is not None
+    assert pause_s <= 5.0

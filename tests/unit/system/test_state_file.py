@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,8 @@ FORM = Form(
     patience_s=0.0,
 )
 PAGE_BYTES = 4096
-OPENERS = [Store, WorldStore, lambda path: Ledger(path, waits_for_disk=True)]
+Opener = Callable[[Path], Store | WorldStore | Ledger]
+OPENERS: list[Opener] = [Store, WorldStore, lambda path: Ledger(path, waits_for_disk=True)]
 
 
 @pytest.fixture
@@ -81,31 +82,31 @@ def test_a_schema_that_fails_halfway_leaves_the_file_as_it_was(path: Path) -> No
 
 
 @pytest.mark.parametrize("opener", OPENERS, ids=["state", "sandbox", "ledger"])
-def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path, opener: object) -> None:
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path, opener: Opener) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(StateError, match="written by a newer DIMS"):
-        opener(path)  # type: ignore[operator]
+        opener(path)
     assert version(path) == 99
 
 
 @pytest.mark.parametrize("opener", OPENERS, ids=["state", "sandbox", "ledger"])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, opener: object) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, opener: Opener) -> None:
     path.write_bytes(b"garbage " * 1_000)
     with pytest.raises(StateError, match="is no database") as caught:
-        opener(path)  # type: ignore[operator]
+        opener(path)
     assert caught.value.hint.startswith("move it away: ")
     assert path.read_bytes() == b"garbage " * 1_000
 
 
 @pytest.mark.parametrize("opener", OPENERS, ids=["state", "sandbox", "ledger"])
-def test_a_file_that_is_damaged_is_refused(path: Path, opener: object) -> None:
-    with closing(opener(path)):  # type: ignore[operator]
+def test_a_file_that_is_damaged_is_refused(path: Path, opener: Opener) -> None:
+    with closing(opener(path)):
         pass
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"\xff" * (PAGE_BYTES - 100) + whole[PAGE_BYTES:])
     with pytest.raises(StateError, match="is damaged") as caught:
-        opener(path)  # type: ignore[operator]
+        opener(path)
     assert caught.value.hint.startswith("move it away: ")
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -55,7 +56,7 @@ class Place:
         assert found is not None
         return found
 
-    def changes(self, bot: str, **changes: object) -> None:
+    def changes(self, bot: str, **changes: Any) -> None:
         """Puts another state of things into the sealed file."""
         sealed = self.sealed()
         sealed.set(bot, replace(self.seals(bot), **changes))

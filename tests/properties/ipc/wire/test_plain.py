@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from envelopes import envelopes, names, texts, values
 from hypothesis import given
 from hypothesis import strategies as st
-from test_framing import envelopes, names, texts, values
 
 from dims.errors import ProtocolError
 from dims.ipc.wire.envelope import VERSION, Envelope
@@ -33,7 +34,7 @@ def test_what_the_fast_one_writes_the_plain_one_reads(sent: list[Envelope]) -> N
 
 @given(names, bodies, names, names, st.booleans())
 def test_what_the_plain_one_writes_the_fast_one_reads(
-    kind: str, body: dict, sender: str, to: str, asks: bool
+    kind: str, body: dict[str, Any], sender: str, to: str, asks: bool
 ) -> None:
     id_, frame = encode_plain(kind, body, sender=sender, to=to, wants_reply=asks)
     [got] = FrameDecoder().feed(frame)

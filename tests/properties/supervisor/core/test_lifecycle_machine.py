@@ -140,6 +140,7 @@ class OneUnit(RuleBasedStateMachine):
     @precondition(lambda self: self.world.process)
     @rule()
     def the_process_hangs(self) -> None:
+        assert self.world.process is not None
         self.world.process.hung = True
 
     @precondition(lambda self: self.world.record.incarnation)
@@ -228,7 +229,7 @@ USUAL = {
 }
 
 
-class TestOneUnit(OneUnit.TestCase):  # type: ignore[misc]  # made at run time
+class TestOneUnit(OneUnit.TestCase):  # type: ignore[misc, valid-type]  # made at run time
     settings = settings(deadline=None, max_examples=300)
 
     def runTest(self) -> None:  # noqa: N802  # unittest's

@@ -46,7 +46,7 @@ def test_a_flood_wait_says_how_long() -> None:
 
 
 def test_a_verdict_of_our_own_passes_as_it_is() -> None:
-    failure = Failure("deaf", "no updates")
+    failure = Failure(FailureClass.DEAF, "no updates")
     assert classify(WorkerFailedError(failure)) is failure
     assert str(WorkerFailedError(failure)) == "no updates"
 

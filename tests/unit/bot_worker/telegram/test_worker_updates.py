@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 from telethon import TelegramClient, types
@@ -39,7 +41,7 @@ class Bot:
         self.client._mb_entity_cache.set_self_user(1, True, 2)
 
     @staticmethod
-    def _raw():
+    def _raw() -> Any:
         from telethon import events  # noqa: PLC0415
 
         return events.Raw(types.UpdateNewMessage)
@@ -76,7 +78,7 @@ class Bot:
 
 
 @pytest_asyncio.fixture
-async def bot(tmp_path: Path):
+async def bot(tmp_path: Path) -> AsyncIterator[Bot]:
     bot = Bot(tmp_path / "bot.session")
     bot.tracker.serve()
     yield bot
@@ -84,7 +86,7 @@ async def bot(tmp_path: Path):
 
 
 @pytest_asyncio.fixture
-async def early(tmp_path: Path):
+async def early(tmp_path: Path) -> AsyncIterator[Bot]:
     """A bot whose setup has not returned."""
     early = Bot(tmp_path / "early.session")
     yield early

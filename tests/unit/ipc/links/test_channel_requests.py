@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ipc_channel import End, pair
+from channel_ends import End, pair
 
 from dims.errors import FullError, NotRunningError, TimedOutError, UsageError
 from dims.ipc.links.channel import QUEUE_LIMIT, Channel

@@ -23,15 +23,17 @@ def test_a_newer_writer_with_more_fields_is_understood() -> None:
     assert Envelope.from_wire({**WIRE, "v": 2, "new": [1]}).version == 2
 
 
+WRONG: dict[str, list[Any]] = {
+    **{key: ["", 1, None, []] for key in ("id", "kind", "from", "to")},
+    "v": [0, -1, True, "1", None, 1.5],
+    "body": [[], "x", 1],
+    "re": [1, [], {}],
+    "prio": [4, -1, True, "1", None],
+}
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        *({key: value} for key in ("id", "kind", "from", "to") for value in ("", 1, None, [])),
-        *({"v": value} for value in (0, -1, True, "1", None, 1.5)),
-        *({"body": value} for value in ([], "x", 1)),
-        *({"re": value} for value in (1, [], {})),
-        *({"prio": value} for value in (4, -1, True, "1", None)),
-    ],
+    "change", [{key: value} for key, values in WRONG.items() for value in values]
 )
 def test_a_field_of_a_wrong_kind_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="a message"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_what_was_encoded_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("body", [{"a": float("nan")}, {"a": object()}, {"a": "\ud800"}])
-def test_what_is_no_json_is_refused_before_it_is_sent(body: dict) -> None:
+def test_what_is_no_json_is_refused_before_it_is_sent(body: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="'status' is not JSON"):
         encode(message(**body))
 

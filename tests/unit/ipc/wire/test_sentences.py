@@ -59,10 +59,10 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     """Anything that a field of that type can hold."""
     if hint in PLAIN:
         return PLAIN[hint]
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return sentences(hint)
-    if isinstance(hint, enum.EnumType):
-        return st.sampled_from(hint)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return st.sampled_from(list(hint))
     arguments = get_args(hint)
     if get_origin(hint) is types.UnionType:
         return st.one_of(*map(values, arguments))

@@ -21,7 +21,7 @@ KEY = keys.generate()
 
 
 def test_what_a_client_encrypts_the_key_decrypts() -> None:
-    public = rsa.PublicKey.load_pkcs1(KEY.public_pem())
+    public = rsa.PublicKey.load_pkcs1(KEY.public_pem().encode())
     assert public.n.bit_length() == 2048
     plain = b"\0" + os.urandom(255)
     cipher = pow(int.from_bytes(plain, "big"), public.e, public.n).to_bytes(256, "big")
@@ -31,7 +31,7 @@ def test_what_a_client_encrypts_the_key_decrypts() -> None:
 
 
 def test_the_fingerprint_is_the_one_telethon_computes() -> None:
-    public = rsa.PublicKey.load_pkcs1(KEY.public_pem())
+    public = rsa.PublicKey.load_pkcs1(KEY.public_pem().encode())
     assert KEY.fingerprint == telethon_rsa._compute_fingerprint(public)
     assert str(KEY.primes[0]) not in repr(KEY)
 

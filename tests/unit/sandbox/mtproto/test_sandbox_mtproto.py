@@ -53,7 +53,8 @@ class Client:
             buffer = BytesIO()
             self.state.write_data_as_message(buffer, body, content_related=False)
             data = buffer.getvalue()
-        return self.state.encrypt_message_data(data)
+        packet: bytes = self.state.encrypt_message_data(data)
+        return packet
 
     def read(self, packet: bytes | None) -> list[Any]:
         assert packet is not None
@@ -192,6 +193,6 @@ def _plain_body(session: Session, client: Client) -> bytes:
     key, iv = crypto._aes(KEY, msg_key, 8)
     import cryptg  # noqa: PLC0415
 
-    plain = cryptg.decrypt_ige(packet[24:], key, iv)
+    plain: bytes = cryptg.decrypt_ige(packet[24:], key, iv)
     length = int.from_bytes(plain[28:32], "little")
     return plain[32 : 32 + length]

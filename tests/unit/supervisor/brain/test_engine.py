@@ -9,7 +9,7 @@ from usual import PACE, POLICY
 from virtual import VirtualLoop, run
 
 from dims.ipc.words.states import Desired, State
-from dims.supervisor.brain.engine import Clock, Engine
+from dims.supervisor.brain.engine import Engine
 from dims.supervisor.brain.store import Store
 from dims.supervisor.core.facts import (
     AskedStart,
@@ -23,6 +23,7 @@ from dims.supervisor.core.facts import (
 from dims.supervisor.core.orders import Stop
 from dims.supervisor.core.pacing import Wish
 from dims.supervisor.core.states import UnitRecord
+from dims.system.clock import Clock
 
 BOTS = [UnitId(f"bot-{number}") for number in range(200)]
 BEAT_S = 10.0

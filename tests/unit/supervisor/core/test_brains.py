@@ -34,7 +34,7 @@ ends = st.lists(
 
 def answers(brains: Brains, row: list[End]) -> list[object]:
     """What follows each end of the row."""
-    told = []
+    told: list[object] = []
     for lived_s, is_permanent, is_stopping in row:
         brains, answer = after_end(
             brains, lived_s, is_permanent=is_permanent, is_stopping=is_stopping

@@ -99,7 +99,7 @@ def test_a_message_and_its_effects_are_settled_together(tmp_path: Path) -> None:
         ("INSERT INTO nowhere VALUES (?)", (1,)),
         Ledger.keep_value("k", "\ud800"),
         Ledger.keep_value("\ud800", "1"),
-        Ledger.keep_value(b"bytes", "1"),  # type: ignore[arg-type]
+        Ledger.keep_value(b"bytes", "1"),  # type: ignore[arg-type]  # on purpose
     ],
 )
 def test_effects_that_cannot_be_kept_leave_their_message_unsettled(

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from post import LAST, letter, put, working
-from test_deliveries_ephemeral import Asker, offering
+from post import LAST, Asker, letter, offering, put, working
 
 from dims.errors import RefusedError, RemoteError
 from dims.ipc.mailbox.files.ledger import Ledger

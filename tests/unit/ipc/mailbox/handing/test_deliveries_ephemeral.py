@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from post import LIMIT_S, Clerk, Handle, letter, working
-from usual import RETRY
+from post import Asker, letter, offering, working
 
 from dims.errors import DimsError, RefusedError, RemoteError
-from dims.ipc.mailbox.handing.deliveries import Deliveries
 from dims.ipc.mailbox.handing.delivery import Delivery
 from dims.ipc.mailbox.handing.places import URGENT_SLOTS
-from dims.ipc.wire.envelope import Envelope, Priority
+from dims.ipc.wire.envelope import Priority
 from dims.system.clock import SYSTEM
 
 URGENT = Priority.URGENT
 
 
-@asynccontextmanager
-async def offering(
-    handle: Handle | None = None, slots: int = 4
-) -> AsyncIterator[tuple[Deliveries, Clerk]]:
-    """Deliveries without any mailbox."""
-    clerk = Clerk(handle)
-    deliveries = Deliveries(None, clerk, RETRY, slots, clock=SYSTEM)
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            yield deliveries, clerk
-    finally:
-        await deliveries.close()
-
-
-class Asker:
-    """Asks, and holds the answers by the number of the request."""
-
-    def __init__(self, deliveries: Deliveries) -> None:
-        self.deliveries = deliveries
-        self.answers: dict[int, asyncio.Future[Mapping[str, Any] | DimsError]] = {}
-
-    def ask(self, n: int, **more: Any) -> Envelope:
-        request = letter(n, "ask", wants_reply=True, **more)
-        answer = asyncio.get_running_loop().create_future()
-        self.answers[n] = answer
-        self.deliveries.ask(request, answer.set_result)
-        return request
-
-
 async def test_offered_messages_come_in_order_and_each_is_said_to_be_done() -> None:
     done: list[int] = []
     async with offering() as (deliveries, clerk):
+
+        def note(n: int) -> None:
+            done.append(n)
+            clerk.tell()
+
         for n in range(100):
-            deliveries.offer(letter(n), lambda n=n: (done.append(n), clerk.tell()))  # type: ignore[misc]
+            deliveries.offer(letter(n), partial(note, n))
         await clerk.until(lambda: len(done) == 100)
         assert clerk.numbers == done == list(range(100))
 
@@ -83,9 +57,14 @@ async def test_an_offered_message_that_fails_or_is_late_is_done_with_all_the_sam
         raise ValueError("bad")
 
     async with offering(handle) as (deliveries, clerk):
+
+        def note(n: int) -> None:
+            done.append(n)
+            clerk.tell()
+
         for n, expires_s in enumerate((None, SYSTEM.utc() - 1, None)):
             message = letter(n, expires_s=expires_s)
-            deliveries.offer(message, lambda n=n: (done.append(n), clerk.tell()))  # type: ignore[misc]
+            deliveries.offer(message, partial(note, n))
         await clerk.until(lambda: done == [0, 1, 2])
         assert clerk.numbers == [0, 2]
 
@@ -94,7 +73,7 @@ async def test_a_sender_comes_again_after_all_of_its_messages_were_handled() -> 
     async with offering() as (deliveries, clerk):
         for n in range(3):
             deliveries.offer(letter(n), clerk.tell)
-            await clerk.until(lambda n=n: len(clerk.done) == n + 1)  # type: ignore[misc]
+            await clerk.until(partial(clerk.has_done, n + 1))
             await deliveries._pool._idle.wait()
         assert clerk.numbers == [0, 1, 2]
 

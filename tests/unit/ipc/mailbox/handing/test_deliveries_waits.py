@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from post import LAST, killed, letter, put, working
-from test_deliveries_ephemeral import Asker, offering
+from post import LAST, Asker, killed, letter, offering, put, working
 from virtual import JumpingLoop
 
 from dims.ipc.mailbox.files.file_names import Writer
