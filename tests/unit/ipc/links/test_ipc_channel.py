@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from channel_ends import LIMIT_S, listening, pair
+from channel_ends import LIMIT_S, End, listening, pair
 
 from dims.errors import ConfigError, NotRunningError, RefusedError, TimedOutError, UsageError
-from dims.ipc.links.channel import QUEUE_LIMIT
+from dims.ipc.links.channel import QUEUE_LIMIT, dial, listen
 from dims.ipc.links.control_client import ControlClient
 from dims.ipc.links.request_server import RequestServer
 from dims.ipc.wire.envelope import Address, Envelope, Priority
