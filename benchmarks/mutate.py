@@ -47,7 +47,7 @@ KINDS = ("unit", "properties")
 LIMIT_S = 3
 """CPU seconds that a mutant may take beyond what its tests take without it, while it is noted what
 they call: it hangs, which is noticed too."""
-WALL_S = 300
+WALL_S = 1_200
 """Seconds after which it is given up whatever it takes: it waits for something."""
 ENOUGH_S = 90.0
 """CPU seconds of tests per mutant, as they take while it is noted what they call, which is some

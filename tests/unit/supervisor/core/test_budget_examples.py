@@ -148,7 +148,7 @@ def test_a_report_that_crossed_a_word_counts_what_is_open_if_that_is_more() -> N
     lender = Lender(3)
     lender.uses(ADA, 1)
     lender.reports(ADA, 1, 1, renews=True)
-    lender.reports(ADA, 3, 3, seen=1)
+    assert lender.reports(ADA, 3, 3, seen=1) == {}, "nothing is left to lend"
     assert lender.record.lent == 3
 
 
