@@ -261,7 +261,7 @@ async def test_a_transaction_waits_for_a_full_disk_however_long_and_is_no_dead_l
             await filled.wait()
             return await handle(delivery)
 
-        mail.handle = waits  # type: ignore[method-assign]
+        mail.handle = waits  # type: ignore[method-assign]  # for this message
         await mail.send(2)
         await mail.until(lambda: mail.deliveries.in_hand, "the message is in hand")
         ballast = fill(disk)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -84,9 +85,9 @@ async def pool_of(
     site: Site,
     limits: PoolLimits = LIMITS,
     opener: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
-    **options: object,
+    **options: Any,
 ) -> AsyncIterator[Pool]:
-    made = Pool(opener or site.connect, limits, name="alpha", **options, draw=SYSTEM.draw)  # type: ignore[arg-type]
+    made = Pool(opener or site.connect, limits, name="alpha", **options, draw=SYSTEM.draw)
     try:
         yield made
     finally:
