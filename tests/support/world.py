@@ -326,6 +326,8 @@ class World:
             left_s = self.disk_not_before_s - self.now_s
         empty = UnitRecord(UNIT, self.policy)
         self.armed.clear()
+        # Restart history is in memory: a new brain counts anew.
+        self.spawns_s.clear()
         self.fleet, self.retry_due_s, self.asked = "", -math.inf, True
         former = self.record.incarnation
         found = Found(self.disk_desired, former, left_s)
