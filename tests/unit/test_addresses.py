@@ -152,6 +152,7 @@ def test_an_address_for_people_has_no_password() -> None:
     assert "secret" not in repr(address)
     assert str(address.as_user("bot", "other")) == "bot@[::1]:5432/db"
     assert str(PostgresAddress("h")) == "h:5432/postgres"
+    assert PostgresAddress("/run", 5433).socket == "/run/.s.PGSQL.5433"
     assert str(parse_postgres_url("postgresql://u:secret@%2Frun/db")) == "u@/run/db"
 
 

@@ -98,10 +98,8 @@ class FrameSplitter:
         """Bytes that the unfinished frame has in all; what is too long is seen in `feed`."""
         if len(self._rest) < _HEADER_BYTES:
             return 0
-        magic, length = _unpack_header(self._rest, 0)
-        if magic != MAGIC or length > self._limit_bytes:
-            return 0
-        return _HEADER_BYTES + int(length)
+        length = int(_unpack_header(self._rest, 0)[1])
+        return 0 if length > self._limit_bytes else _HEADER_BYTES + length
 
     def _refuse(self, head: bytes) -> None:
         self.break_off()

@@ -270,6 +270,9 @@ class Durable:
 
     def _perform(self, item: Item, message: Envelope, order: MailOrder) -> None:
         match order:
+            case Settle():  # First: it is what becomes of nearly all.
+                known = message.id if order.remembers else None
+                self._settle(item, known, at_once=order.at_once)
             case NoteTry():
                 self._note(message, order)
             case ForgetTries():
@@ -280,8 +283,6 @@ class Durable:
                 self._bury(item, message, attempts, reason)
             case Respond(error):
                 self._reply_error(message, error)
-            case Settle(remembers, at_once):
-                self._settle(item, message.id if remembers else None, at_once=at_once)
             case Dispatch():
                 self._keep()
                 self.outgoing.send()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dims.errors import ProtocolError
-from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
+from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority, created_s
 from dims.ipc.wire.ids import new_id
 
 WIRE: dict[str, Any] = {"v": 1, "id": "1", "kind": "status", "from": "cli", "to": "brain"}
@@ -44,6 +44,21 @@ def test_a_field_of_a_wrong_kind_is_refused(change: dict[str, Any]) -> None:
 def test_what_is_no_object_is_refused(wire: object) -> None:
     with pytest.raises(ProtocolError, match="Expected `object`"):
         Envelope.from_wire(wire)
+
+
+@pytest.mark.parametrize(
+    ("id_", "made_s"),
+    [
+        ("00000000ffff" + 20 * "0", 65.535),
+        ("00000000fffg" + 20 * "0", 0.0),
+        ("00000000ffff", 0.0),
+        ("00000000ffff" + 21 * "0", 0.0),
+    ],
+)
+def test_an_id_says_when_it_was_made_or_nothing(id_: str, made_s: float) -> None:
+    assert created_s(id_) == made_s
+    message = Envelope(MessageId(id_), "n", Address("a"), Address("b"))
+    assert message.created_s == made_s
 
 
 def test_ids_are_unique_and_sort_by_the_time_they_were_made() -> None:

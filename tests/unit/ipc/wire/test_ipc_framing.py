@@ -9,7 +9,7 @@ import pytest
 
 from dims.errors import ProtocolError
 from dims.ipc.wire.envelope import Address, Envelope, MessageId, Priority
-from dims.ipc.wire.framing import HEADER, MAGIC, FrameDecoder, encode
+from dims.ipc.wire.framing import HEADER, MAGIC, FrameDecoder, encode, encode_payload
 
 
 def message(**body: object) -> Envelope:
@@ -44,6 +44,14 @@ def test_what_was_encoded_is_decoded() -> None:
 def test_what_is_no_json_is_refused_before_it_is_sent(body: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="'status' is not JSON"):
         encode(message(**body))
+
+
+def test_a_message_of_just_the_limit_is_sent() -> None:
+    message = Envelope(MessageId("1" * 32), "n", Address("a"), Address("b"))
+    size = len(encode_payload(message))
+    assert encode_payload(message, size)
+    with pytest.raises(ProtocolError, match=f"has {size} bytes, the limit is {size - 1}"):
+        encode_payload(message, size - 1)
 
 
 def test_a_message_over_the_limit_is_refused_on_both_sides() -> None:

@@ -23,12 +23,19 @@ from dims.storage.bot.statements import Effect, checked, effect
         ("set  transaction read only", Effect.SETS_LOCALLY),
         ("SET a = 1", Effect.CHANGES_SESSION),
         ("listen a", Effect.CHANGES_SESSION),
+        ("listen local", Effect.CHANGES_SESSION),
         ("Commit", Effect.ENDS_TRANSACTION),
         ("selection", Effect.WRITES),
     ],
 )
 def test_the_first_words_say_what_a_statement_does(sql: str, found: Effect) -> None:
     assert effect(sql) is found
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_what_reads_and_what_writes_may_do_so_anywhere(in_transaction: bool) -> None:
+    assert checked("SELECT 1", in_transaction=in_transaction) is Effect.READS
+    assert checked("DELETE FROM a", in_transaction=in_transaction) is Effect.WRITES
 
 
 def test_what_lasts_as_long_as_a_transaction_is_for_transactions() -> None:
