@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 from fleet import Fleet, MakeFleet
+from hypothesis import settings
 
 from dims.system.prctl import become_subreaper
+
+# A deadline for each example would be a timed test: a loaded machine is no fault.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

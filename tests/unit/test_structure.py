@@ -142,3 +142,9 @@ def test_nobody_reads_a_clock_but_the_clock() -> None:
         for found in CLOCKS.finditer(_code(path))
     }
     assert readers == set()
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    # pytest imports them by name: the second of two with one name is an error.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
