@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dims.errors import ProtocolError, RefusedError
@@ -24,6 +24,8 @@ from dims.ipc.words.failures import Exit
 from dims.ipc.words.fleet import Hello, Leave, MayServe, Will
 from dims.ipc.words.keeping import KeeperWelcome, SpawnDone, SpawnRefused, StopFleet
 
+FEW = settings(max_examples=15)
+"""For each of so many types; together they are a thousand."""
 MARKER = "Zq"  # stands in no message, and in no name
 
 
@@ -104,6 +106,7 @@ def test_there_are_sentences() -> None:
 
 
 @every
+@FEW
 @given(data=st.data())
 def test_what_is_said_is_what_is_heard(sentence: type[Any], data: st.DataObject) -> None:
     said = data.draw(sentences(sentence))
@@ -111,6 +114,7 @@ def test_what_is_said_is_what_is_heard(sentence: type[Any], data: st.DataObject)
 
 
 @pytest.mark.parametrize("sentence", BY_KEEPER)
+@FEW
 @given(data=st.data())
 def test_the_keeper_which_writes_by_itself_is_heard_too(
     sentence: type[Any], data: st.DataObject
@@ -120,6 +124,7 @@ def test_the_keeper_which_writes_by_itself_is_heard_too(
 
 
 @every
+@FEW
 @given(data=st.data())
 def test_what_a_newer_writer_says_besides_is_passed_over(
     sentence: type[Any], data: st.DataObject
@@ -130,6 +135,7 @@ def test_what_a_newer_writer_says_besides_is_passed_over(
 
 
 @every
+@FEW
 @given(data=st.data())
 def test_a_field_of_a_wrong_type_is_named_and_not_repeated(
     sentence: type[Any], data: st.DataObject
@@ -145,6 +151,7 @@ def test_a_field_of_a_wrong_type_is_named_and_not_repeated(
 
 
 @every
+@FEW
 @given(data=st.data())
 def test_a_field_that_is_missing_is_named(sentence: type[Any], data: st.DataObject) -> None:
     body = sent(written(data.draw(sentences(sentence))))
