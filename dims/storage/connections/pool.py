@@ -236,6 +236,8 @@ class Pool:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         if not self._works and (refusal := self._attempts.refusal(began_s)):
+            # What lay idle may just have been found dead.
+            self._tell()
             raise _copy(refusal)
         waiter: asyncio.Future[_Member] = loop.create_future()
         self._waiters[waiter] = None
