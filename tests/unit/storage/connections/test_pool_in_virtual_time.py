@@ -201,7 +201,7 @@ def test_whatever_happens_nothing_leaks_and_the_first_come_first() -> None:
 
 def test_a_connection_found_dead_is_told_although_who_found_it_is_refused() -> None:
     soon = Ask(hold_s=0.0, timeout_s=0.0, end="well", cancel_after_s=None)
-    steps = [[soon, soon], 0.02, [soon, soon], "refuse", 0.008, [soon, soon], "down"]
+    steps: list[Any] = [[soon, soon], 0.02, [soon, soon], "refuse", 0.008, [soon, soon], "down"]
 
     async def play() -> None:
         world = World([0.0])
