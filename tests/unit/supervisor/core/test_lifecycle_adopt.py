@@ -94,3 +94,31 @@ def test_what_is_told_of_other_incarnations_does_not_count(adopted: Unit) -> Non
     failed = SpawnFailed(SEVENTH, FailureClass.CRASH, "late news of a former spawn")
     assert adopted.hears(failed) == [], "it exists: its pid is known"
     assert adopted.record == before
+
+
+@pytest.mark.parametrize(
+    ("fact", "again", "reason"),
+    [
+        (Found(Desired.RUNNING, SEVENTH, pid=4711), True, "restart: the brain was restarted"),
+        (Found(Desired.STOPPED, SEVENTH, pid=4711), False, "stop: the brain was restarted"),
+        (
+            Found(Desired.STOPPED, SEVENTH, pid=4711, goes_on=True),
+            False,
+            "stop: the brain was restarted",
+        ),
+    ],
+)
+def test_one_that_cannot_go_on_or_is_not_wanted_leaves(
+    fact: Found, again: bool, reason: str
+) -> None:
+    unit = Unit()
+    orders = unit.hears(fact)
+    assert (unit.record.state, unit.record.reason) == (State.DRAINING, reason)
+    assert (unit.record.alive, unit.record.again) == (True, again)
+    assert [order.stop for order in orders if isinstance(order, Signal)] == [Stop.TERM]
+    assert RequestStart not in kinds(orders), "not before that one has ended"
+
+
+def test_what_is_wanted_and_does_not_run_is_started_and_nothing_else_is() -> None:
+    assert RequestStart in kinds(Unit().hears(Found(Desired.RUNNING, SEVENTH)))
+    assert RequestStart not in kinds(Unit().hears(Found(Desired.STOPPED, SEVENTH)))
