@@ -65,6 +65,11 @@ EQUIVALENT = {
     "framing._has_no_number: return False => pass": "None is no more true than False",
     "keyring.add: if key.account_id is not None => True": "nobody asks for the keys of nobody",
     "keyring.bind: if account_id is not None => True": "nobody asks for the keys of nobody",
+    "world.access_hash: if found is None => True": SHORT_CUT,
+    "world.access_hash: self._hashes[viewer, viewed] = found => pass": SHORT_CUT,
+    "world.access_hash: int.from_bytes(digest[:8], 'little', signed=True) or 1"
+    " => int.from_bytes(digest[:8], 'little', signed=True)": "one digest in 2**64 is 0",
+    "world.difference: continue => pass": "nothing follows",
     "statements.checked: sql.split(maxsplit=1) => sql.split()": SHORT_CUT,
     "meter.add: if second != self._last_s => True": SHORT_CUT,
     "queue._next_class: most_impatient >= 0 => most_impatient > 0": "the first class is first",

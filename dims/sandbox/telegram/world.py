@@ -120,9 +120,8 @@ class World:
         if found is not None:
             return found
         _check_name(name)
-        username: str | None = _slug(name)
-        if len(username or "") < 4 or username in self._by_username:
-            username = None
+        slug = _slug(name)
+        username = None if len(slug) < 4 or slug in self._by_username else slug
         persona = Persona(
             UserId(max(self.personas, default=UserId(FIRST_PERSONA_ID - 1)) + 1), name, username
         )
