@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dims.sandbox.telegram.accounts import Bot
-from dims.sandbox.telegram.box import Box, ChatMessage, Draft, UserId
-from dims.sandbox.telegram.world import BOX_LIMIT, Difference, World
+from dims.sandbox.telegram.box import Box, ChatMessage, Difference, Draft, UserId
+from dims.sandbox.telegram.world import BOX_LIMIT, World
 
 ANN = UserId(5_000_000_001)
 DRAFT = Draft("hi", entities=("bold",), markup="buttons", reply_to=7, random_id=99)
