@@ -65,13 +65,15 @@ def victim_of(fleet: Fleet, kind: str, dice: random.Random) -> int | None:
         status = fleet.status()
     except (NotRunningError, TimedOutError):
         return None
+    pid: int | None
     match kind:
         case "worker":
-            return dice.choice([int(bot["pid"]) for bot in status["bots"]])
+            pid = dice.choice([bot["pid"] for bot in status["bots"]])
         case "zygote":
-            return int(fleet.unit("zygote")["pid"])
+            pid = fleet.unit("zygote")["pid"]
         case _:
-            return int(status["supervisor"]["pid"])
+            pid = status["supervisor"]["pid"]
+    return pid
 
 
 def has_answered(fleet: Fleet, bot: str, said: list[str]) -> bool:
