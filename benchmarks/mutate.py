@@ -65,6 +65,8 @@ EQUIVALENT = {
     "framing._has_no_number: return False => pass": "None is no more true than False",
     "keyring.add: if key.account_id is not None => True": "nobody asks for the keys of nobody",
     "keyring.bind: if account_id is not None => True": "nobody asks for the keys of nobody",
+    "box.forget_oldest: if message.random_id is not None => True": "nothing has no message",
+    "world.create_bot: if bot.token != token => True": "the same token replaces itself",
     "world.access_hash: if found is None => True": SHORT_CUT,
     "world.access_hash: self._hashes[viewer, viewed] = found => pass": SHORT_CUT,
     "world.access_hash: int.from_bytes(digest[:8], 'little', signed=True) or 1"
@@ -76,6 +78,9 @@ EQUIVALENT = {
     "frames.feed: if not rest and len(data) >= _HEADER_BYTES => False": SHORT_CUT,
     "frames.feed: if length == len(data) - _HEADER_BYTES and magic == MAGIC"
     " and self._is_sound(length) => False": SHORT_CUT,
+    "frames.feed: len(data) >= _HEADER_BYTES => len(data) > _HEADER_BYTES": SHORT_CUT,
+    "frames.feed: len(data) - _HEADER_BYTES => len(data) + _HEADER_BYTES": SHORT_CUT,
+    "frames.feed: position < size => position <= size": SHORT_CUT,
     "frames.feed: return [data[_HEADER_BYTES:]] => pass": SHORT_CUT,
     "frames.feed: if rest => True": SHORT_CUT,
     "frames.feed: if len(rest) < self._needed() => False": SHORT_CUT,

@@ -298,7 +298,7 @@ class World:
         return UserId(user_id)
 
     def _free_username(self, name: str) -> str:
-        stem = _slug(name)[:24] or "x"
+        stem = _slug(name)[:24]
         stem = stem.removesuffix("_bot").removesuffix("bot").rstrip("_") or "x"
         username, number = f"{stem}_bot", 1
         while username in self._by_username:

@@ -39,7 +39,6 @@ class Attempts:
         """A connection was opened."""
         self.failures = 0
         self.reason = None
-        self._is_refused = False
         self._is_trusted = True
 
     def lost(self) -> None:

@@ -137,8 +137,10 @@ def test_each_fault_strikes_at_its_moments_only(kind: FaultKind, moment: Moment)
     assert left == table
 
 
-def test_a_cut_of_all_refuses_connections_too() -> None:
-    assert decide((Fault(1, FaultKind.CUT),), Moment.ACCEPT, None, None, 0.0)[0].cut
+@pytest.mark.parametrize("moment", Moment)
+def test_a_cut_of_all_refuses_connections_too(moment: Moment) -> None:
+    found = decide((Fault(1, FaultKind.CUT),), moment, None, None, 0.0)[0]
+    assert found.cut is (moment in {Moment.ACCEPT, Moment.PACKET})
 
 
 def test_a_token_that_expired_shows_at_the_login_only() -> None:

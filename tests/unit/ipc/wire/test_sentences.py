@@ -9,7 +9,7 @@ import pkgutil
 import traceback
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -183,3 +183,29 @@ def test_who_is_told_what_he_does_not_know_says_who_he_is() -> None:
     assert "older" in str(refused.value.hint)
     with pytest.raises(ProtocolError, match="a malformed MayServe"):
         knows.read("ready", {"about": 1}, "the bot")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sentence that names a file."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Odd:
+    """One of a type that no sentence has."""
+
+    number: complex
+
+
+def test_a_path_is_a_text_on_the_wire() -> None:
+    assert read(Placed, {"path": "/a"}) == Placed(Path("/a"))
+    with pytest.raises(ProtocolError) as caught:
+        read(Placed, {"path": 5})
+    assert str(caught.value) == "a malformed Placed: Expected `str`, got `int` - at `$.path`"
+
+
+def test_a_type_that_no_sentence_has_is_a_fault_of_ours() -> None:
+    with pytest.raises(NotImplementedError):
+        read(Odd, {"number": [1]})

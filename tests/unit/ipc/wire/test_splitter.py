@@ -21,6 +21,11 @@ def test_any_pieces_of_a_stream_give_its_payloads(size: int) -> None:
     assert splitter.pending_bytes == 0
 
 
+def test_garbage_of_just_the_length_of_a_frame_is_garbage() -> None:
+    with pytest.raises(ProtocolError, match="garbage"):
+        FrameSplitter().feed(b"XX" + frame(b"hello")[2:])
+
+
 def test_a_frame_inside_an_unfinished_frame_is_none() -> None:
     inner = frame(b"inner")
     outer = frame(inner)

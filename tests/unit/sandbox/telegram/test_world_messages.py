@@ -84,6 +84,17 @@ def test_a_difference_tells_new_edited_and_deleted_apart() -> None:
     )
 
 
+def test_a_difference_says_whether_there_is_more() -> None:
+    world, bot = town()
+    begun = bot.pts
+    first, second = post(world, bot), post(world, bot)
+    part = world.difference(bot, begun, 1)
+    assert part == Difference((first,), (), (), first.created_pts, is_final=False)
+    assert world.difference(bot, begun, 2) == Difference(
+        (first, second), (), (), bot.pts, is_final=True
+    )
+
+
 def test_who_knows_everything_needs_no_box() -> None:
     world = World(b"secret", never)
     bot = Bot(UserId(5), "old", "old_bot", "5:x", pts=9, delivered_pts=9)
